@@ -1,0 +1,91 @@
+"""``batchbridge cache``: asks a running server about its cache, or purges it, through its admin address."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from ..config import DEFAULT_ADMIN
+from ..errors import BatchBridgeError, PurgeError
+from ..values import Address, parse_address
+
+TIMEOUT_S = 10.0
+
+
+def _admin(_context: click.Context, _parameter: click.Parameter, value: str) -> Address:
+    return parse_address(value.removeprefix("http://").rstrip("/"), "--admin", default_port=80)
+
+
+admin_flag = click.option(
+    "--admin", default=f"http://{DEFAULT_ADMIN}", show_default=True, metavar="URL", callback=_admin,
+    help="Admin address of the server (its --admin).",
+)  # fmt: skip
+json_flag = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+@click.group()
+def command() -> None:
+    """Look at, or purge, the cache of a running server."""
+
+
+@command.command()
+@admin_flag
+@json_flag
+def stats(admin: Address, as_json: bool) -> None:
+    """Print the cache's figures."""
+    figures = ask(admin, "GET", "/cache/stats")
+    if as_json:
+        click.echo(json.dumps(figures, indent=2))
+        return
+    width = max((len(name) for name in figures), default=0)
+    for name, value in figures.items():
+        click.echo(f"{name:{width}}  {value:,}" if isinstance(value, (int, float)) else f"{name:{width}}  {value}")
+
+
+@command.command()
+@admin_flag
+@json_flag
+@click.option("--url", metavar="URL", help="What is cached for this URL (http://HOST/PATH, or /PATH for any host).")
+@click.option("--prefix", metavar="PREFIX", help="All whose URL begins so.")
+@click.option("--tag", metavar="TAG", help="All that carry this tag.")
+def purge(admin: Address, as_json: bool, url: str | None, prefix: str | None, tag: str | None) -> None:
+    """Remove objects. What was removed is not served again once the command has returned."""
+    wanted = {name: value for name, value in (("url", url), ("prefix", prefix), ("tag", tag)) if value is not None}
+    if len(wanted) != 1:
+        raise click.UsageError("give exactly one of --url, --prefix and --tag")
+    answer = ask(admin, "POST", "/cache/purge", wanted)
+    count = answer.get("purged", 0)
+    click.echo(json.dumps(answer) if as_json else f"purged {count} object{'' if count == 1 else 's'}")
+
+
+def ask(admin: Address, method: str, path: str, content: Any = None) -> dict[str, Any]:
+    """The answer of a running server's admin interface, a JSON object.
+
+    Raises PurgeError when it refuses, BatchBridgeError when it cannot be reached or is not batchbridge.
+    """
+    from http.client import HTTPConnection, HTTPException
+
+    connection = HTTPConnection(admin.host, admin.port, timeout=TIMEOUT_S)
+    body = None if content is None else json.dumps(content)
+    try:
+        connection.request(method, path, body, {"Content-Type": "application/json"} if body else {})
+        response = connection.getresponse()
+        status, text = response.status, response.read()
+    except (OSError, HTTPException) as error:
+        what = (getattr(error, "strerror", None) or str(error) or type(error).__name__).lower()
+        raise BatchBridgeError(
+            f"cannot ask http://{admin}: {what}; is a server running with --admin {admin}?"
+        ) from None
+    finally:
+        connection.close()
+    try:
+        answer = json.loads(text)
+    except ValueError:
+        answer = None
+    if not isinstance(answer, dict):
+        raise BatchBridgeError(f"http://{admin}{path} answered {status}, and not as a batchbridge admin server does")
+    if status != 200:
+        raise PurgeError(f"http://{admin} answered {status}: {answer.get('error', 'without a reason')}")
+    return answer

@@ -1,0 +1,332 @@
+"""What each engine needs, what this machine has, and so which one ``auto`` takes. ``batchbridge doctor`` prints it.
+
+Features are probed, versions are not compared. Starting a server asks only :func:`choose_engine`, which probes a ring
+and nothing else.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib
+import os
+import resource
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .config import ENGINES, format_size
+from .errors import ConfigError, EngineError
+from .policy import one_of
+
+__all__ = ["Engine", "Finding", "Report", "choose_engine", "diagnose"]
+
+IO_URING, EPOLL, KERNEL = "io_uring", "epoll", "kernel"
+
+#: Feature of the ring probe: (how a person calls it, needed at all by the io_uring engine).
+RING_FEATURES: dict[str, tuple[str, bool]] = {
+    "single_issuer": ("rings with one submitting thread", True),
+    "defer_taskrun": ("completions deferred to the loop", True),
+    "buffer_ring": ("provided buffer rings", True),
+    "multishot_accept_direct": ("multishot accept into direct descriptors", True),
+    "multishot_recv": ("multishot receive", True),
+    "send_zc": ("zero-copy send", False),
+    "registered_buffers": ("registered buffers", False),
+    "socket_cmd": ("socket commands in the ring", False),
+}
+
+#: io_uring operations that the engine submits; without the last three it works, more slowly.
+OPCODES_NEEDED = ("ACCEPT", "RECV", "SEND", "READ", "WRITE", "CLOSE", "SHUTDOWN", "ASYNC_CANCEL", "POLL_ADD", "TIMEOUT")
+OPCODES_USEFUL = ("SEND_ZC", "URING_CMD", "SPLICE")
+
+CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_IPC_LOCK": 14, "CAP_SYS_ADMIN": 21, "CAP_PERFMON": 38, "CAP_BPF": 39}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at. `ok` is False where it is missing, `needed_for` names the engines that cannot run then."""
+
+    name: str
+    ok: bool
+    detail: str
+    """A sentence: what is there, and what to do where it is missing."""
+    needed_for: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Engine:
+    """Whether an engine can run here, and why, in one sentence."""
+
+    name: str
+    available: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """All findings, and what follows from them."""
+
+    findings: tuple[Finding, ...]
+    engines: tuple[Engine, ...]
+    chosen: str
+    reason: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as plain data, ready for JSON."""
+        return {
+            "chosen": self.chosen,
+            "reason": self.reason,
+            "engines": [vars(engine) for engine in self.engines],
+            "findings": [{**vars(finding), "needed_for": list(finding.needed_for)} for finding in self.findings],
+        }
+
+
+# What may be asked ---------------------------------------------------------------------------------------------------
+
+
+def ring_probe() -> Mapping[str, bool | str] | None:
+    """What the engine's own probe of a ring says (milliseconds), None in a build without the io_uring engine."""
+    ring = _compiled("ring")
+    return None if ring is None else ring.probe()
+
+
+def _compiled(name: str) -> Any:
+    """A module of the compiled floor, None where this build lacks it."""
+    try:
+        return importlib.import_module(f"batchbridge.cython_ext.{name}")
+    except ImportError:
+        return None
+
+
+def judge_io_uring(probe: Mapping[str, bool | str] | None) -> Engine:
+    """Whether the io_uring engine runs, from what :func:`ring_probe` said."""
+    if probe is None:
+        return Engine(IO_URING, False, "this build has no io_uring engine (batchbridge.cython_ext.ring does not load)")
+    error = str(probe.get("ring_error") or "")
+    if error:
+        return Engine(IO_URING, False, f"a ring cannot be set up here: {error}")
+    missing = [words for name, (words, needed) in RING_FEATURES.items() if needed and not probe.get(name, False)]
+    if missing:
+        return Engine(IO_URING, False, f"this kernel lacks {', '.join(missing)}; Linux 6.1 or newer has them")
+    slower = [words for name, (words, needed) in RING_FEATURES.items() if not needed and not probe.get(name, True)]
+    without = f", though without {', '.join(slower)}" if slower else ""
+    return Engine(IO_URING, True, f"io_uring runs here with all that the engine needs{without}")
+
+
+def judge_kernel() -> Engine:
+    """Whether the kernel engine runs."""
+    if _compiled("bpf") is None:
+        return Engine(KERNEL, False, "this build has no kernel engine yet")
+    missing = [finding.name for finding in _kernel_side() if not finding.ok]
+    if missing:
+        return Engine(KERNEL, False, f"missing here: {', '.join(missing)}")
+    return Engine(KERNEL, True, "the kernel side can be loaded here")
+
+
+def judge_epoll() -> Engine:
+    """The epoll engine runs on any Linux."""
+    return Engine(EPOLL, True, "epoll runs on every Linux, also where io_uring is forbidden")
+
+
+def choose_engine(wanted: str = "auto") -> tuple[str, str]:
+    """The engine to run, and why: one plain sentence. Asks the ring probe only, so it takes a few milliseconds.
+
+    Raises EngineError when `wanted` is an engine that cannot run here, ConfigError when it is not an engine at all.
+    """
+    if wanted not in ENGINES:
+        raise ConfigError(f"engine: {wanted!r} is not known; choose {one_of(ENGINES)}")
+    if wanted == EPOLL:
+        return EPOLL, "epoll was asked for"
+    engine = judge_kernel() if wanted == KERNEL else judge_io_uring(ring_probe())
+    if wanted == "auto":
+        return (IO_URING, engine.reason) if engine.available else (EPOLL, f"{engine.reason}; epoll runs on every Linux")
+    if not engine.available:
+        raise EngineError(f"the engine {wanted} cannot run: {engine.reason}; --engine auto takes what can")
+    return wanted, f"{wanted} was asked for, and {engine.reason}"
+
+
+def diagnose() -> Report:
+    """Looks at everything. Takes some 50 ms, and needs no privilege."""
+    probe = ring_probe()
+    findings = [_release(), _allowed(), _seccomp(), *_ring(probe), *_opcodes(), _memlock(), *_kernel_side()]
+    engines = (judge_kernel(), judge_io_uring(probe), judge_epoll())
+    chosen, reason = choose_engine("auto")
+    return Report(tuple(findings), engines, chosen, reason)
+
+
+# One function a finding ----------------------------------------------------------------------------------------------
+
+
+def _read(path: str) -> str | None:
+    try:
+        with open(path) as file:
+            return file.read().strip()
+    except OSError:
+        return None
+
+
+def _status(key: str) -> str:
+    for line in (_read("/proc/self/status") or "").splitlines():
+        name, _, value = line.partition(":")
+        if name == key:
+            return value.strip()
+    return ""
+
+
+def _has_capability(name: str) -> bool:
+    effective = int(_status("CapEff") or "0", 16)
+    return bool(effective >> CAPABILITIES[name] & 1)
+
+
+def _release() -> Finding:
+    release = os.uname().release
+    return Finding("kernel", True, f"Linux {release}; features are probed, the number decides nothing.")
+
+
+def _allowed() -> Finding:
+    """The system-wide switch."""
+    name, setting = "io_uring allowed", _read("/proc/sys/kernel/io_uring_disabled")
+    if setting in (None, "0"):
+        words = "nothing in sysctl forbids io_uring" if setting is None else "kernel.io_uring_disabled is 0"
+        return Finding(name, True, f"{words}: every process may set up a ring.", (IO_URING,))
+    if setting == "1":
+        group = _read("/proc/sys/kernel/io_uring_group") or "-1"
+        member = group.lstrip("-").isdigit() and int(group) in {os.getegid(), *os.getgroups()}
+        if member or _has_capability("CAP_SYS_ADMIN"):
+            return Finding(name, True, "kernel.io_uring_disabled is 1, and this process is exempt.", (IO_URING,))
+        return Finding(
+            name, False,
+            f"kernel.io_uring_disabled is 1: it takes CAP_SYS_ADMIN or the group {group} (kernel.io_uring_group); "
+            "or set it to 0.", (IO_URING,),
+        )  # fmt: skip
+    return Finding(name, False, f"kernel.io_uring_disabled is {setting}: nobody may; set it to 0 or 1.", (IO_URING,))
+
+
+def _seccomp() -> Finding:
+    """Setting up a ring with pyuring; a container's filter refuses it with EPERM or ENOSYS."""
+    name = "io_uring_setup"
+    filtered = _status("Seccomp") == "2"
+    try:
+        import pyuring
+    except (ImportError, OSError) as error:
+        return Finding(name, True, f"Not tried: pyuring does not load ({' '.join(str(error).split())}).")
+    try:
+        pyuring.get_probe_info()
+    except Exception as error:  # what pyuring raises depends on where it fails
+        number = getattr(error, "errno", None)
+        what = os.strerror(number).lower() if isinstance(number, int) and number > 0 else str(error)
+        if number in (errno.EPERM, errno.ENOSYS) and filtered:
+            what += (
+                ": a seccomp filter refuses it, as Docker's default profile does; "
+                "run the container with --security-opt seccomp=PROFILE that allows io_uring, or with epoll"
+            )
+        elif number == errno.ENOSYS:
+            what += ": this kernel is built without io_uring"
+        elif number == errno.ENOMEM:
+            what += ": the limit of locked memory is too small for a ring (ulimit -l)"
+        return Finding(name, False, f"A ring is refused, {what}.", (IO_URING,))
+    return Finding(name, True, f"A ring can be set up{' (under a seccomp filter)' if filtered else ''}.", (IO_URING,))
+
+
+def _opcodes() -> list[Finding]:
+    try:
+        import pyuring
+
+        info = pyuring.get_probe_info()
+    except Exception:  # told by _seccomp already
+        return []
+
+    def lacking(names: tuple[str, ...]) -> list[str]:
+        numbers = {name: getattr(pyuring, f"IORING_OP_{name}", None) for name in names}
+        return [
+            name for name, number in numbers.items()
+            if number is None or number > info.last_op or not info.opcode_mask[number]
+        ]  # fmt: skip
+
+    needed, useful = lacking(OPCODES_NEEDED), lacking(OPCODES_USEFUL)
+    count = sum(info.opcode_mask)
+    return [
+        Finding(
+            "io_uring operations", not needed,
+            f"It lacks {', '.join(needed)}." if needed else f"All that are needed are there ({count} in all).",
+            (IO_URING,),
+        ),
+        Finding(
+            "io_uring extras", not useful,
+            f"The kernel lacks {', '.join(useful)}: slower, otherwise the same."
+            if useful else f"{', '.join(OPCODES_USEFUL)} are there.",
+        ),
+    ]  # fmt: skip
+
+
+def _ring(probe: Mapping[str, bool | str] | None) -> list[Finding]:
+    if probe is None:
+        return [Finding("ring features", False, "Not probed: batchbridge.cython_ext.ring does not load.", (IO_URING,))]
+    error = str(probe.get("ring_error") or "")
+    if error:
+        return [Finding("ring features", False, f"Not probed: {error}.", (IO_URING,))]
+    return [
+        Finding(
+            name.replace("_", " "), bool(probe[name]),
+            f"{words[0].upper()}{words[1:]}: {'yes' if probe[name] else 'no'}"
+            f"{'' if probe[name] or needed else ' (slower without)'}.",
+            (IO_URING,) if needed else (),
+        )
+        for name, (words, needed) in RING_FEATURES.items()
+        if name in probe
+    ]  # fmt: skip
+
+
+def _memlock() -> Finding:
+    """Registered buffers count as locked memory, unless the process may lock what it likes."""
+    soft, _hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    if soft == resource.RLIM_INFINITY or _has_capability("CAP_IPC_LOCK"):
+        return Finding("locked memory", True, "As much as is wanted may be locked, so all buffers can be registered.")
+    enough = soft >= 64 << 20
+    return Finding(
+        "locked memory", enough,
+        f"{format_size(soft)} may be locked (ulimit -l) and CAP_IPC_LOCK is missing: registered buffers shrink to that"
+        f"{'' if enough else '; ulimit -l unlimited, or LimitMEMLOCK=infinity in a systemd unit, lifts it'}.",
+    )  # fmt: skip
+
+
+def _kernel_side() -> list[Finding]:
+    """What the kernel engine needs; it is looked at in every build, so that one knows before installing it."""
+    missing = [name for name in ("CAP_BPF", "CAP_NET_ADMIN", "CAP_PERFMON") if not _has_capability(name)]
+    if _has_capability("CAP_SYS_ADMIN"):  # it includes the two younger ones
+        missing = [name for name in missing if name == "CAP_NET_ADMIN"]
+    mounts = [line.split() for line in (_read("/proc/mounts") or "").splitlines()]
+    groups = [mount[1] for mount in mounts if mount[2] == "cgroup2"]
+    built = _compiled("bpf") is not None
+    btf = os.access("/sys/kernel/btf/vmlinux", os.R_OK)
+    return [
+        Finding(
+            "BPF privileges", not missing,
+            f"Missing {', '.join(missing)}: run as root, or give the process these capabilities."
+            if missing else "CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON are there.", (KERNEL,),
+        ),
+        Finding(
+            "cgroup v2", bool(groups),
+            f"Mounted at {groups[0]}." if groups else "No cgroup v2 tree is mounted (mount -t cgroup2 none FOLDER).",
+            (KERNEL,),
+        ),
+        Finding(
+            "BTF", btf,
+            "The kernel tells its types." if btf else "No readable /sys/kernel/btf/vmlinux (CONFIG_DEBUG_INFO_BTF).",
+            (KERNEL,),
+        ),
+        _libbpf(),
+        Finding(
+            "kernel engine", built, f"This build has {'the kernel engine' if built else 'no kernel engine yet'}.",
+            (KERNEL,),
+        ),
+    ]  # fmt: skip
+
+
+def _libbpf() -> Finding:
+    import ctypes
+
+    try:
+        ctypes.CDLL("libbpf.so.1")
+    except OSError:
+        return Finding("libbpf", False, "libbpf.so.1 is not installed (Debian package libbpf1).", (KERNEL,))
+    return Finding("libbpf", True, "libbpf.so.1 is installed.", (KERNEL,))

@@ -1,0 +1,1 @@
+"""The compiled floor: engine, parser, cache and bridge. Use :mod:`batchbridge`; nothing here is public."""

@@ -1,0 +1,49 @@
+/* What the modules need of C: memory ordering, and kernel constants that Debian 12's headers lack, under our own names. */
+#ifndef BB_COMPAT_H
+#define BB_COMPAT_H
+
+#ifndef _GNU_SOURCE
+#define _GNU_SOURCE
+#endif
+#include <errno.h>
+#include <stdint.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#define bb_likely(x) __builtin_expect(!!(x), 1)
+#define bb_unlikely(x) __builtin_expect(!!(x), 0)
+
+/* One writer, one reader: the writer stores with release what it wrote before, the reader loads with acquire. */
+static inline uint32_t bb_load_acquire(const uint32_t *at) { return __atomic_load_n(at, __ATOMIC_ACQUIRE); }
+static inline void bb_store_release(uint32_t *at, uint32_t value) { __atomic_store_n(at, value, __ATOMIC_RELEASE); }
+static inline uint32_t bb_load_relaxed(const uint32_t *at) { return __atomic_load_n(at, __ATOMIC_RELAXED); }
+static inline void bb_store_relaxed(uint32_t *at, uint32_t value) { __atomic_store_n(at, value, __ATOMIC_RELAXED); }
+static inline uint32_t bb_fetch_add(uint32_t *at, uint32_t by) { return __atomic_fetch_add(at, by, __ATOMIC_ACQ_REL); }
+static inline uint32_t bb_exchange(uint32_t *at, uint32_t value) { return __atomic_exchange_n(at, value, __ATOMIC_ACQ_REL); }
+/* Before one side sleeps: "I sleep" must be seen before its last look at what the other side may have written. */
+static inline void bb_full_fence(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+
+static inline uint64_t bb_now_us(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (uint64_t)t.tv_sec * 1000000u + (uint64_t)t.tv_nsec / 1000u;
+}
+
+static inline int64_t bb_wall_s(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME_COARSE, &t);
+    return t.tv_sec;
+}
+
+/* openat2 with RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS (Linux 5.6; glibc 2.36 has no wrapper). A descriptor or -errno. */
+static inline int bb_open_beneath(int root, const char *path, int flags) {
+    struct {
+        uint64_t flags, mode, resolve;
+    } how = {.flags = (uint64_t)flags, .mode = 0, .resolve = 0x08 | 0x02};
+    long fd = syscall(437, root, path, &how, sizeof how);
+    return fd < 0 ? -errno : (int)fd;
+}
+
+#endif

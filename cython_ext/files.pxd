@@ -1,0 +1,34 @@
+# Files below the document root: found, checked, read, described. System calls, and no HTTP beyond header lines.
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+
+from batchbridge.cython_ext.cache cimport CacheObject
+from batchbridge.cython_ext.core cimport Engine
+
+
+cdef enum FileResult:
+    FILE_OBJECT = 0             # a cached object was made
+    FILE_OPEN = 1               # too large to be cached: open, to be sent from its descriptor
+    FILE_DIRECTORY = 2          # a directory asked for without its last "/"
+    FILE_LISTING = 3            # a directory without an index file
+    FILE_ABSENT = 404
+    FILE_FORBIDDEN = 403
+    FILE_BUSY = 503             # out of descriptors or memory
+    FILE_FAILED = 500
+
+
+cdef struct File:
+    int fd                      # FILE_OPEN
+    CacheObject *object         # FILE_OBJECT; FILE_OPEN: its description, with header lines and without payload.
+                                # The caller's reference.
+
+
+# What the decoded path names. `key` is the path as it was sent, by which the cache will know the object.
+cdef int file_open(Engine *engine, const char *path, uint32_t path_length, uint64_t hash, const char *key,
+                   uint32_t key_length, File *file) noexcept nogil
+
+# Whether a cached object still is what the path names: same file, same time, same length.
+cdef bint file_unchanged(Engine *engine, const char *path, uint32_t path_length,
+                         const CacheObject *object) noexcept nogil
+
+cdef files_prepare(Engine *engine, dict types, bytes default_type, tuple index_files)
+cdef void files_free(Engine *engine) noexcept nogil

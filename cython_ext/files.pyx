@@ -1,0 +1,277 @@
+"""Files below the document root.
+
+Every path is opened relative to the root's descriptor with openat2(RESOLVE_BENEATH) (Linux 5.6): neither ".." nor a
+symbolic link leaves the root, and nothing can be exchanged between a check and its use, since the kernel resolves the
+path once. A file's strong validator is made of its inode, length and time of change in nanoseconds.
+"""
+from libc.errno cimport EACCES, EAGAIN, ELOOP, EMFILE, ENAMETOOLONG, ENFILE, ENOENT, ENOMEM, ENOTDIR, EPERM, EXDEV, errno
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc
+from libc.string cimport memcmp, memcpy
+
+from batchbridge.cython_ext.cache cimport (
+    OBJECT_FILE, CacheObject, cache_drop, hash_bytes, object_header, object_new, object_payload)
+from batchbridge.cython_ext.conditional cimport format_http_date
+from batchbridge.cython_ext.core cimport Engine
+
+
+cdef extern from "compat.h" nogil:
+    int bb_open_beneath(int root, const char *path, int flags) noexcept
+
+
+cdef extern from "<sys/stat.h>" nogil:
+    struct timespec:
+        long tv_sec
+        long tv_nsec
+    struct stat:
+        unsigned long st_dev
+        unsigned long st_ino
+        unsigned int st_mode
+        long st_size
+        timespec st_mtim
+    int fstat(int, stat *) noexcept
+    bint S_ISREG(unsigned int) noexcept
+    bint S_ISDIR(unsigned int) noexcept
+
+
+cdef extern from "<fcntl.h>" nogil:
+    int O_RDONLY, O_CLOEXEC, O_NONBLOCK, O_NOCTTY, O_PATH
+
+
+cdef extern from "<unistd.h>" nogil:
+    ssize_t pread(int, void *, size_t, long) noexcept
+    int close(int) noexcept
+
+
+cdef extern from "<stdio.h>" nogil:
+    int snprintf(char *, size_t, const char *, ...) noexcept
+
+
+cdef enum:
+    TYPE_BUCKETS = 4096
+    EXTENSION_SIZE_MAX = 16
+    INDEX_FILES_MAX = 8
+    PATH_SIZE_MAX = 8192
+
+
+cdef struct Type:
+    uint32_t extension_length
+    uint32_t name_length
+    char extension[16]
+    char name[100]
+
+
+cdef struct Files:
+    Type types[4096]
+    Type default_type
+    uint32_t index_count
+    uint32_t index_lengths[8]
+    char index_names[8][64]
+
+
+# --- media types -----------------------------------------------------------------------------------------------------
+
+cdef Type *type_slot(Files *files, const char *extension, uint32_t length) noexcept nogil:
+    """The slot of an extension: its own, or the empty one where it would be put."""
+    cdef uint64_t index = hash_bytes(extension, length, 0)
+    cdef Type *slot
+    while True:
+        slot = &files.types[index & (TYPE_BUCKETS - 1)]
+        if slot.extension_length == 0 or (
+                slot.extension_length == length and memcmp(slot.extension, extension, length) == 0):
+            return slot
+        index += 1
+
+
+cdef const Type *type_of(Files *files, const char *path, uint32_t length) noexcept nogil:
+    cdef char extension[EXTENSION_SIZE_MAX]
+    cdef uint32_t count = 0
+    cdef const Type *slot
+    cdef char byte
+    while count < length and path[length - 1 - count] != c'.' and path[length - 1 - count] != c'/':
+        count += 1
+    if count == 0 or count >= length or count > EXTENSION_SIZE_MAX or path[length - 1 - count] != c'.':
+        return &files.default_type
+    for index in range(count):
+        byte = path[length - count + index]
+        extension[index] = byte + 32 if c'A' <= byte <= c'Z' else byte
+    slot = type_slot(files, extension, count)
+    return slot if slot.extension_length else &files.default_type
+
+
+cdef files_prepare(Engine *engine, dict types, bytes default_type, tuple index_files):
+    """Fills the tables. `types`: extension without its dot, in lower case, to media type, both as bytes."""
+    cdef Files *files = <Files *>calloc(1, sizeof(Files))
+    cdef Type *slot
+    if files is NULL:
+        raise MemoryError
+    engine.files = files
+    for extension, name in types.items():
+        if not 0 < len(extension) <= EXTENSION_SIZE_MAX or len(name) > sizeof(slot.name):
+            continue
+        if len(types) > TYPE_BUCKETS // 2:
+            raise ValueError(f"{len(types)} media types are more than {TYPE_BUCKETS // 2}")
+        slot = type_slot(files, extension, len(extension))
+        set_type(slot, extension, name)
+    set_type(&files.default_type, b"", default_type)
+    for index, name in enumerate(index_files[:INDEX_FILES_MAX]):
+        files.index_lengths[index] = len(name)
+        memcpy(files.index_names[index], <const char *>name, min(<size_t>len(name), sizeof(files.index_names[0]) - 1))
+        files.index_count = index + 1
+
+
+cdef set_type(Type *slot, bytes extension, bytes name):
+    slot.extension_length = len(extension)
+    memcpy(slot.extension, <const char *>extension, len(extension))
+    slot.name_length = min(len(name), sizeof(slot.name))
+    memcpy(slot.name, <const char *>name, slot.name_length)
+
+
+cdef void files_free(Engine *engine) noexcept nogil:
+    free(engine.files)
+    engine.files = NULL
+
+
+# --- opening ---------------------------------------------------------------------------------------------------------
+
+cdef int result_of(int error) noexcept nogil:
+    if error in (ENOENT, ENOTDIR, ENAMETOOLONG):
+        return FILE_ABSENT
+    if error in (EACCES, EPERM, EXDEV, ELOOP):      # EXDEV: the path would leave the root
+        return FILE_FORBIDDEN
+    if error in (EMFILE, ENFILE, ENOMEM, EAGAIN):
+        return FILE_BUSY
+    return FILE_FAILED
+
+
+cdef int open_path(Engine *engine, const char *path, uint32_t length, const char *name, int flags,
+                   stat *facts) noexcept nogil:
+    """Opens path (which begins with "/"), with `name` behind it, below the root. A descriptor, or -errno."""
+    cdef char relative[PATH_SIZE_MAX + 66]
+    cdef int fd, error
+    if length > PATH_SIZE_MAX:
+        return -ENAMETOOLONG
+    snprintf(relative, sizeof(relative), b".%.*s%s", <int>length, path, name)
+    # O_NONBLOCK: a FIFO in the root must not stop the engine.
+    fd = bb_open_beneath(engine.root, relative, flags | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)
+    if fd < 0:
+        return fd
+    if fstat(fd, facts) < 0:
+        error = errno
+        close(fd)
+        return -error
+    return fd
+
+
+cdef int open_index(Engine *engine, const char *path, uint32_t length, stat *facts, uint32_t *which) noexcept nogil:
+    """Opens a directory's first index file there is. A descriptor, or -errno."""
+    cdef Files *files = <Files *>engine.files
+    cdef uint32_t index
+    cdef int fd = -ENOENT
+    for index in range(files.index_count):
+        fd = open_path(engine, path, length, files.index_names[index], O_RDONLY, facts)
+        if fd != -ENOENT:
+            which[0] = index
+            break
+    return fd
+
+
+cdef int file_open(Engine *engine, const char *path, uint32_t path_length, uint64_t hash, const char *key,
+                   uint32_t key_length, File *file) noexcept nogil:
+    cdef Files *files = <Files *>engine.files
+    cdef stat facts
+    cdef int fd
+    cdef uint32_t which = 0
+    cdef const Type *kind
+    cdef bint is_directory = path[path_length - 1] == c'/'
+    file.fd = -1
+    file.object = NULL
+    if is_directory:
+        fd = open_index(engine, path, path_length, &facts, &which)
+        if fd == -ENOENT:
+            fd = open_path(engine, path, path_length, b"", O_PATH, &facts)
+            if fd < 0:
+                return result_of(-fd)
+            close(fd)
+            return FILE_LISTING
+    else:
+        fd = open_path(engine, path, path_length, b"", O_RDONLY, &facts)
+    if fd < 0:
+        return result_of(-fd)
+    if S_ISDIR(facts.st_mode):
+        close(fd)
+        return FILE_DIRECTORY if not is_directory else FILE_FORBIDDEN
+    if not S_ISREG(facts.st_mode):
+        close(fd)
+        return FILE_FORBIDDEN
+    if is_directory:
+        kind = type_of(files, files.index_names[which], files.index_lengths[which])
+    else:
+        kind = type_of(files, path, path_length)
+    return make_object(engine, fd, &facts, kind, hash, key, key_length, file)
+
+
+cdef int make_object(Engine *engine, int fd, const stat *facts, const Type *kind, uint64_t hash, const char *key,
+                     uint32_t key_length, File *file) noexcept nogil:
+    """Describes an open file, and reads it where it is small enough to be cached."""
+    cdef char lines[512]
+    cdef char date[30]
+    cdef char etag[48]
+    cdef int etag_length, first_length, length
+    cdef bint is_small = <uint64_t>facts.st_size <= engine.limits.cached_file_size_bytes_max
+    cdef CacheObject *object
+    cdef uint64_t done = 0
+    cdef ssize_t count
+    format_http_date(facts.st_mtim.tv_sec, date)
+    etag_length = snprintf(etag, sizeof(etag), b'"%lx-%lx-%lx"', facts.st_ino & 0xFFFFFFFF, facts.st_size,
+                           facts.st_mtim.tv_sec * 1000000000 + facts.st_mtim.tv_nsec)
+    first_length = snprintf(lines, sizeof(lines), b"ETag: %s\r\nLast-Modified: %.29s\r\n", etag, date)
+    length = first_length + snprintf(lines + first_length, sizeof(lines) - first_length,
+                                     b"Content-Type: %.*s\r\nAccept-Ranges: bytes\r\n\r\n", <int>kind.name_length,
+                                     kind.name)
+    object = object_new(hash, key, key_length, <uint32_t>length, 0, facts.st_size if is_small else 0)
+    if object is NULL:
+        close(fd)
+        return FILE_BUSY
+    memcpy(object_header(object), lines, length)
+    memcpy(object.etag, etag, etag_length)
+    object.etag_length = <unsigned char>etag_length
+    object.not_modified_length = <uint32_t>first_length
+    object.flags |= OBJECT_FILE
+    object.status = 200
+    object.device = facts.st_dev
+    object.inode = facts.st_ino
+    object.modified_ns = facts.st_mtim.tv_sec * 1000000000 + facts.st_mtim.tv_nsec
+    object.modified_s = facts.st_mtim.tv_sec
+    object.payload_length = facts.st_size
+    object.checked_us = engine.now_us
+    file.object = object
+    if not is_small:
+        file.fd = fd
+        return FILE_OPEN
+    while done < object.payload_length:
+        count = pread(fd, object_payload(object) + done, object.payload_length - done, <long>done)
+        if count <= 0:          # it shrank while it was read, or the disk failed
+            close(fd)
+            cache_drop(object)
+            return FILE_FAILED
+        done += <uint64_t>count
+    close(fd)
+    return FILE_OBJECT
+
+
+cdef bint file_unchanged(Engine *engine, const char *path, uint32_t path_length,
+                         const CacheObject *object) noexcept nogil:
+    cdef stat facts
+    cdef uint32_t which = 0
+    cdef int fd
+    if path[path_length - 1] == c'/':
+        fd = open_index(engine, path, path_length, &facts, &which)
+    else:
+        fd = open_path(engine, path, path_length, b"", O_PATH, &facts)
+    if fd < 0:
+        return False
+    close(fd)
+    return (facts.st_dev == object.device and facts.st_ino == object.inode
+            and <uint64_t>facts.st_size == object.payload_length
+            and facts.st_mtim.tv_sec * 1000000000 + facts.st_mtim.tv_nsec == object.modified_ns)

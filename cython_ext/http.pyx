@@ -1,0 +1,655 @@
+"""The HTTP module: state functions for HTTP/1.0 and 1.1 (RFC 9110, RFC 9112), after the paper's figure 1.
+
+The rules:
+
+- A state function does its own state's work and returns an event; the table decides what follows. None asks for a role.
+- Answers leave in the order of requests. A request that the engine answers itself waits (EVENT_OWED) until nothing of
+  its connection is in user mode; one for user mode may join those that are.
+- Request data is on the stack; a request that rests in user mode leaves a record (Deferred) that holds what its answer
+  and its line in the log will need.
+"""
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.string cimport memchr, memcpy, memset
+
+from batchbridge.cython_ext.accesslog cimport log_line
+from batchbridge.cython_ext.bridge cimport COMPLETION_PUBLIC, RESPONSE_HEAD_ROOM_BYTES, Completion
+from batchbridge.cython_ext.cache cimport (
+    OBJECT_FILE, Cache, CacheObject, cache_drop, cache_find, cache_hold, cache_insert, cache_remove, hash_bytes,
+    object_header, object_new, object_payload, object_tags)
+from batchbridge.cython_ext.conditional cimport (
+    VERDICT_FAILED, VERDICT_NOT_MODIFIED, VERDICT_RANGE, VERDICT_UNSATISFIABLE, Validators, evaluate)
+from batchbridge.cython_ext.core cimport (
+    ANSWER_OBJECT, CONNECTION_OPEN, IS_FINAL, IS_REFUSED, NO_ROUTE, OUTCOME_ERROR_4XX, OUTCOME_ERROR_5XX, OUTCOME_FILE,
+    OUTCOME_HIT, OUTCOME_LOCAL, Answer, Connection, Deferred, Engine, Input, Request, Route)
+from batchbridge.cython_ext.defer cimport DEFER_TAKEN, defer_request, deferred_finish, request_key
+from batchbridge.cython_ext.files cimport (
+    FILE_ABSENT, FILE_DIRECTORY, FILE_LISTING, FILE_OBJECT, FILE_OPEN, File, file_open, file_unchanged)
+from batchbridge.cython_ext.machine cimport Protocol, resume_machine
+from batchbridge.cython_ext.parse cimport (
+    HEAD_CHUNKED, HEAD_CONDITIONAL, HEAD_CREDENTIALS, HEAD_DOTS, HEAD_ESCAPED, HEAD_EXPECT_CONTINUE, HEAD_KEEP_ALIVE,
+    HEAD_NO_CACHE, HEAD_RANGE, HEADER_REFERER, HEADER_USER_AGENT, METHOD_CONNECT, METHOD_COUNT, METHOD_DELETE,
+    METHOD_GET, METHOD_HEAD, METHOD_OPTIONS, METHOD_OTHER, METHOD_PATCH, METHOD_POST, METHOD_PUT, METHOD_TRACE,
+    TARGET_ASTERISK, Head, Slice, decode_chunked, decode_path, parse_head)
+from batchbridge.cython_ext.route cimport match_route
+from batchbridge.cython_ext.send cimport Response, answer_drop, answer_new, can_respond, respond, respond_continue
+
+
+cdef extern from "<stdio.h>" nogil:
+    int snprintf(char *, size_t, const char *, ...) noexcept
+
+
+cdef enum:
+    KEY_SIZE_MAX = 4096
+    PATH_SIZE_MAX = 8192
+    LOGGED_GARBAGE_MAX = 256        # bytes of a malformed request that its log line shows
+    RETRY_AFTER_S = 1
+
+
+# --- Derive Request --------------------------------------------------------------------------------------------------
+
+cdef int derive_request(void *engine_data, void *connection_data, void *request_data) noexcept nogil:
+    """Bytes to a whole request, or to what is wrong with them."""
+    cdef Engine *engine = <Engine *>engine_data
+    cdef Connection *connection = <Connection *>connection_data
+    cdef Request *request = <Request *>request_data
+    cdef Input *input = connection.input
+    cdef uint32_t scanned = 0
+    cdef bint is_buffered = input is not NULL and request.data == input.data
+    cdef int length
+    if is_buffered and input.head_done:
+        request.head = &input.head
+    else:
+        length = parse_head(request.data, request.available, &input.scanned if is_buffered else &scanned,
+                            &engine.limits.head, request.head)
+        if length == 0:
+            return EVENT_INCOMPLETE
+        if length < 0:
+            return refuse(connection, request, -length)
+    if engine.draining:
+        request.head.flags &= ~HEAD_KEEP_ALIVE
+    if request.head.flags & HEAD_CHUNKED or request.head.content_length:
+        return derive_body(engine, connection, request, is_buffered)
+    request.consumed = request.head.head_length
+    return EVENT_REQUEST
+
+
+cdef int refuse(Connection *connection, Request *request, int status) noexcept nogil:
+    """What cannot be understood, or is too large, is answered, and the rest of the connection's bytes are dropped."""
+    if connection.owed:
+        return EVENT_OWED
+    request.status = status
+    request.head.flags &= ~HEAD_KEEP_ALIVE
+    request.consumed = request.available
+    connection.flags |= IS_REFUSED
+    return EVENT_MALFORMED
+
+
+cdef int derive_body(Engine *engine, Connection *connection, Request *request, bint is_buffered) noexcept nogil:
+    cdef Head *head = request.head
+    cdef Input *input = connection.input
+    cdef uint32_t consumed = 0, produced = 0, behind
+    cdef int result
+    if head.content_length > engine.limits.body_size_bytes_max:
+        return refuse(connection, request, 413)
+    if not head.flags & HEAD_CHUNKED:
+        if request.available >= <uint64_t>head.head_length + head.content_length:
+            request.body = request.data + head.head_length
+            request.body_length = <uint32_t>head.content_length
+            request.consumed = head.head_length + request.body_length
+            return EVENT_REQUEST
+    elif is_buffered:
+        # The payload is moved up as it is decoded, so that it ends up in one piece behind the head.
+        behind = head.head_length + input.body_read
+        result = decode_chunked(&input.chunks, request.data + behind, request.available - behind,
+                                <char *>request.data + head.head_length + input.body_length,
+                                engine.limits.body_size_bytes_max - input.body_length, &consumed, &produced)
+        if result < 0:
+            return refuse(connection, request, -result)
+        input.body_read += consumed
+        input.body_length += produced
+        if result == 1:
+            request.body = request.data + head.head_length
+            request.body_length = input.body_length
+            request.consumed = head.head_length + input.body_read
+            return EVENT_REQUEST
+    if not is_buffered:
+        return EVENT_INCOMPLETE         # kept by the caller, and derived again from there
+    if not input.head_done:
+        input.head = head[0]
+        input.head_done = 1
+    if (head.flags & HEAD_EXPECT_CONTINUE and not input.continue_sent and not connection.owed
+            and request.available == head.head_length and can_respond(engine, connection)):
+        input.continue_sent = 1
+        respond_continue(engine, connection)
+    return EVENT_INCOMPLETE
+
+
+# --- Derive Cached Response ------------------------------------------------------------------------------------------
+
+cdef int path_of(const Request *request, char *out) noexcept nogil:
+    """The decoded path of a request; its length, or -400 (or -414) for one that names nothing."""
+    cdef const Head *head = request.head
+    if head.flags & (HEAD_ESCAPED | HEAD_DOTS):
+        return decode_path(request.data + head.path.offset, head.path.length, out, PATH_SIZE_MAX)
+    if head.path.length > PATH_SIZE_MAX:
+        return -414
+    memcpy(out, request.data + head.path.offset, head.path.length)
+    return <int>head.path.length
+
+
+cdef bint is_fresh(Engine *engine, const Request *request, CacheObject *object) noexcept nogil:
+    """Whether a file's object may be used: it was compared with its file not long ago, or is now and is the same."""
+    cdef char path[PATH_SIZE_MAX]
+    cdef int length
+    if engine.now_us - object.checked_us < engine.limits.file_revalidate_us:
+        return True
+    length = path_of(request, path)
+    if length > 0 and file_unchanged(engine, path, <uint32_t>length, object):
+        object.checked_us = engine.now_us
+        return True
+    cache_remove(engine.cache, object)
+    return False
+
+
+cdef CacheObject *find_answer(Engine *engine, Request *request) noexcept nogil:
+    """A handler's answer that was cached, for a request whose route may have such."""
+    cdef char key[KEY_SIZE_MAX]
+    cdef uint32_t length
+    cdef uint32_t allowed = 0
+    if not engine.keeps_answers or request.head.flags & (HEAD_NO_CACHE | HEAD_CREDENTIALS):
+        return NULL
+    request.route = match_route(engine, request.data, &request.head.path, request.head.method, request.parameters,
+                                &request.parameter_count, &allowed)
+    if request.route == NO_ROUTE:
+        return NULL
+    length = request_key(engine, request, key, KEY_SIZE_MAX)
+    if length == 0:
+        return NULL
+    return cache_find(engine.cache, hash_bytes(key, length, engine.seed), key, length, engine.now_us)
+
+
+cdef int derive_cached_response(void *engine_data, void *connection_data, void *request_data) noexcept nogil:
+    cdef Engine *engine = <Engine *>engine_data
+    cdef Connection *connection = <Connection *>connection_data
+    cdef Request *request = <Request *>request_data
+    cdef const Head *head = request.head
+    cdef const char *path = request.data + head.path.offset
+    cdef CacheObject *object
+    if head.method != METHOD_GET and head.method != METHOD_HEAD:
+        return EVENT_MISS
+    object = cache_find(engine.cache, hash_bytes(path, head.path.length, engine.seed), path, head.path.length,
+                        engine.now_us)
+    if object is not NULL and object.flags & OBJECT_FILE and not is_fresh(engine, request, object):
+        object = NULL
+    if object is NULL:
+        object = find_answer(engine, request)
+    if object is NULL:
+        return EVENT_MISS
+    if connection.owed:
+        return EVENT_OWED
+    request.object = object
+    request.outcome = OUTCOME_HIT
+    return EVENT_HIT
+
+
+# --- Derive Miss Response --------------------------------------------------------------------------------------------
+
+cdef int derive_miss_response(void *engine_data, void *connection_data, void *request_data) noexcept nogil:
+    """Whose request it is: a route's, or nobody's in particular."""
+    cdef Engine *engine = <Engine *>engine_data
+    cdef Connection *connection = <Connection *>connection_data
+    cdef Request *request = <Request *>request_data
+    cdef const Head *head = request.head
+    if head.target_form == TARGET_ASTERISK:
+        request.allowed_methods = ALL_METHODS
+        return say(connection, request, 204)
+    request.route = match_route(engine, request.data, &head.path, head.method, request.parameters,
+                                &request.parameter_count, &request.allowed_methods)
+    if request.route != NO_ROUTE:
+        return EVENT_ROUTE
+    if request.allowed_methods:
+        request.allowed_methods |= 1u << METHOD_OPTIONS
+        return say(connection, request, 204 if head.method == METHOD_OPTIONS else 405)
+    return EVENT_NO_ROUTE
+
+
+cdef int say(const Connection *connection, Request *request, int status) noexcept nogil:
+    """A response that is its status (and a few header lines)."""
+    if connection.owed:
+        return EVENT_OWED
+    request.status = status
+    return EVENT_STATUS
+
+
+# --- Derive Uncached Response ----------------------------------------------------------------------------------------
+
+cdef int derive_uncached_response(void *engine_data, void *connection_data, void *request_data) noexcept nogil:
+    """A file below the root becomes a cache object."""
+    cdef Engine *engine = <Engine *>engine_data
+    cdef Connection *connection = <Connection *>connection_data
+    cdef Request *request = <Request *>request_data
+    cdef const Head *head = request.head
+    cdef char path[PATH_SIZE_MAX]
+    cdef int length, result
+    cdef File file
+    if connection.owed:
+        return EVENT_OWED
+    if engine.root < 0:
+        request.status = 404
+        return EVENT_ABSENT
+    if head.method != METHOD_GET and head.method != METHOD_HEAD:
+        request.allowed_methods = FILE_METHODS
+        request.status = 204 if head.method == METHOD_OPTIONS else 405
+        if head.method in (METHOD_OTHER, METHOD_CONNECT, METHOD_TRACE):
+            request.status = 501
+        return EVENT_UNSUITED
+    length = path_of(request, path)
+    if length <= 0:
+        request.status = -length if length else 400
+        return EVENT_FAILED
+    result = file_open(engine, path, <uint32_t>length,
+                       hash_bytes(request.data + head.path.offset, head.path.length, engine.seed),
+                       request.data + head.path.offset, head.path.length, &file)
+    if result == FILE_OBJECT or result == FILE_OPEN:
+        request.object = file.object
+        request.owns_object = 1
+        request.file = file.fd
+        request.outcome = OUTCOME_FILE
+        if result == FILE_OBJECT:
+            cache_insert(engine.cache, file.object)
+        return EVENT_OBJECT
+    if result == FILE_DIRECTORY:
+        return redirect_to_directory(engine, request)
+    if result == FILE_LISTING:
+        request.status = 404
+        request.route = engine.listing_route
+        return EVENT_LISTING
+    request.status = result
+    return EVENT_ABSENT if result == FILE_ABSENT else EVENT_FAILED
+
+
+cdef int redirect_to_directory(Engine *engine, Request *request) noexcept nogil:
+    """The path as it was sent, with "/" behind it. Relative (RFC 9110 section 10.2.2): no Host is trusted for it.
+
+    "//name" would name another host, so a path that begins so is answered as absent.
+    """
+    cdef const Head *head = request.head
+    cdef const char *path = request.data + head.path.offset
+    cdef int length
+    if head.path.length > 1 and path[1] == c'/':
+        request.status = 404
+        return EVENT_ABSENT
+    length = snprintf(engine.lines, sizeof(engine.lines) - 3, b"Location: %.*s/%s%.*s", <int>head.path.length, path,
+                      <const char *>b"?" if head.query.offset else <const char *>b"", <int>head.query.length,
+                      request.data + head.query.offset)
+    if length >= <int>sizeof(engine.lines) - 3:
+        request.status = 414
+        return EVENT_FAILED
+    memcpy(engine.lines + length, b"\r\n", 2)
+    request.extra = engine.lines
+    request.extra_length = <uint32_t>length + 2
+    request.status = 301
+    return EVENT_STATUS
+
+
+# --- Derive Deferred Response, Derive Remote Response, Defer Request ---------------------------------------------------
+
+cdef int derive_deferred_response(void *engine_data, void *connection_data, void *request_data) noexcept nogil:
+    """The route's handler will answer, or the user-mode server that takes what has no route."""
+    cdef Engine *engine = <Engine *>engine_data
+    cdef Connection *connection = <Connection *>connection_data
+    cdef Request *request = <Request *>request_data
+    cdef const Route *route
+    if request.route == NO_ROUTE:
+        request.route = engine.fallback_route
+    if request.route == NO_ROUTE:
+        if request.status == 0:
+            request.status = 404
+        return EVENT_NO_SERVER
+    route = &engine.routes[request.route]
+    if route.array_size_bytes and request.body_length != route.array_size_bytes:
+        return say(connection, request, 422)
+    request.status = 0
+    return EVENT_SERVER
+
+
+cdef int derive_remote_response(void *engine_data, void *connection_data, void *request_data) noexcept nogil:
+    """The upstream will answer. (Through user mode still; the upstream engine's place is here.)"""
+    cdef Engine *engine = <Engine *>engine_data
+    cdef Connection *connection = <Connection *>connection_data
+    cdef Request *request = <Request *>request_data
+    if engine.remote_route == NO_ROUTE:
+        if connection.owed:
+            return EVENT_OWED
+        request.status = 502
+        return EVENT_NO_SERVER
+    request.route = engine.remote_route
+    request.status = 0
+    return EVENT_SERVER
+
+
+cdef int defer_to_user_mode(void *engine_data, void *connection_data, void *request_data) noexcept nogil:
+    cdef Engine *engine = <Engine *>engine_data
+    cdef Connection *connection = <Connection *>connection_data
+    cdef Request *request = <Request *>request_data
+    if not request.head.flags & HEAD_KEEP_ALIVE:
+        # Nothing behind it will be answered; the connection is last once this answer was taken.
+        connection.flags |= IS_FINAL
+    if defer_request(engine, connection, request) == DEFER_TAKEN:
+        return EVENT_QUEUED
+    connection.flags &= ~IS_FINAL
+    if connection.owed:
+        return EVENT_OWED
+    request.status = 503
+    return EVENT_QUEUE_FULL
+
+
+# --- Derive Status Response ------------------------------------------------------------------------------------------
+
+cdef const char *METHOD_TEXT[10]
+METHOD_TEXT[:] = [b"", b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"OPTIONS", b"PATCH", b"", b""]
+
+cdef uint32_t ALL_METHODS = (1 << METHOD_GET | 1 << METHOD_HEAD | 1 << METHOD_POST | 1 << METHOD_PUT
+                             | 1 << METHOD_DELETE | 1 << METHOD_OPTIONS | 1 << METHOD_PATCH)
+cdef uint32_t FILE_METHODS = 1 << METHOD_GET | 1 << METHOD_HEAD | 1 << METHOD_OPTIONS
+
+
+cdef int put_allow(char *at, uint32_t methods) noexcept nogil:
+    cdef int length = snprintf(at, 32, b"Allow: ")
+    cdef int method, first = length
+    if methods & (1u << METHOD_GET):
+        methods |= 1u << METHOD_HEAD
+    for method in range(METHOD_COUNT):
+        if methods & (1u << method) and METHOD_TEXT[method][0]:
+            length += snprintf(at + length, 16, b"%s%s", <const char *>b", " if length > first else <const char *>b"",
+                               METHOD_TEXT[method])
+    return length + snprintf(at + length, 4, b"\r\n")
+
+
+cdef int derive_status_response(void *engine_data, void *connection_data, void *request_data) noexcept nogil:
+    """Header lines for a response that the engine makes up itself."""
+    cdef Engine *engine = <Engine *>engine_data
+    cdef Request *request = <Request *>request_data
+    request.object = NULL
+    request.answer = NULL
+    if request.status == 0:
+        request.status = 500        # a table led here without a reason
+    request.outcome = OUTCOME_LOCAL
+    if request.status >= 500:
+        request.outcome = OUTCOME_ERROR_5XX
+    elif request.status >= 400:
+        request.outcome = OUTCOME_ERROR_4XX
+    if request.status == 405 or (request.status == 204 and request.allowed_methods):
+        request.extra = engine.lines
+        request.extra_length = <uint32_t>put_allow(engine.lines, request.allowed_methods)
+    elif request.status == 503:
+        request.extra = engine.lines
+        request.extra_length = <uint32_t>snprintf(engine.lines, 40, b"Retry-After: %d\r\n", <int>RETRY_AFTER_S)
+    return EVENT_STATUS
+
+
+# --- Send Engine -----------------------------------------------------------------------------------------------------
+
+cdef void describe(const Request *request, Response *response) noexcept nogil:
+    """What a response takes from its request."""
+    memset(response, 0, sizeof(Response))
+    response.file = -1
+    response.content_length = -1
+    if request.deferred is not NULL:
+        response.version_minor = request.deferred.version_minor
+        response.keep_alive = request.deferred.keep_alive
+        response.head_only = request.deferred.method == METHOD_HEAD
+    else:
+        response.version_minor = request.head.version_minor
+        response.keep_alive = request.head.flags & HEAD_KEEP_ALIVE != 0
+        response.head_only = request.head.method == METHOD_HEAD
+
+
+cdef void describe_object(Engine *engine, Request *request, Response *response) noexcept nogil:
+    """A cached object or a file: the whole, a part, or that it has not changed."""
+    cdef CacheObject *object = request.object
+    cdef Validators validators
+    cdef uint64_t first = 0, last = 0
+    cdef int verdict = 0
+    if object.flags & OBJECT_FILE and request.head.flags & (HEAD_CONDITIONAL | HEAD_RANGE):
+        validators.etag = object.etag
+        validators.etag_length = object.etag_length
+        validators.modified_s = object.modified_s
+        validators.length = object.payload_length
+        verdict = evaluate(request.data, request.head, &validators, engine.wall_s, &first, &last)
+    response.status = object.status
+    response.headers = object_header(object)
+    response.headers_length = object.header_length
+    response.body = object_payload(object)
+    response.body_length = object.payload_length
+    if verdict == VERDICT_NOT_MODIFIED or verdict == VERDICT_FAILED:
+        response.status = 304 if verdict == VERDICT_NOT_MODIFIED else 412
+        response.headers_length = object.not_modified_length if verdict == VERDICT_NOT_MODIFIED else 0
+        response.needs_empty_line = 1
+        response.body_length = 0
+        if verdict == VERDICT_FAILED:
+            response.content_length = 0
+        return
+    if verdict == VERDICT_UNSATISFIABLE:
+        response.status = 416
+        response.headers_length = 0
+        response.needs_empty_line = 1
+        response.body_length = 0
+        response.extra = engine.lines
+        response.extra_length = <uint32_t>snprintf(engine.lines, 64, b"Content-Range: bytes */%llu\r\n",
+                                                   <unsigned long long>object.payload_length)
+    elif verdict == VERDICT_RANGE:
+        response.status = 206
+        response.body += first
+        response.file_offset = <int64_t>first
+        response.body_length = last - first + 1
+        response.extra = engine.lines
+        response.extra_length = <uint32_t>snprintf(
+            engine.lines, 96, b"Content-Range: bytes %llu-%llu/%llu\r\n", <unsigned long long>first,
+            <unsigned long long>last, <unsigned long long>object.payload_length)
+    elif not object.flags & OBJECT_FILE:
+        response.extra = engine.lines
+        response.extra_length = <uint32_t>snprintf(engine.lines, 40, b"Age: %llu\r\n", <unsigned long long>(
+            (engine.now_us - object.checked_us) // 1000000))
+    response.content_length = <int64_t>response.body_length
+
+
+cdef void describe_answer(Request *request, Response *response) noexcept nogil:
+    """A handler's response, in its lane's arena."""
+    cdef const Completion *completion = &request.answer.completion
+    response.status = completion.status
+    response.headers = request.answer.lane.arena + completion.offset
+    response.headers_length = completion.headers_length
+    response.body = response.headers + completion.headers_length
+    response.body_length = completion.body_length
+    # Shared by several requests: each needs its own header lines, which then do not lie before the body.
+    response.room_before = RESPONSE_HEAD_ROOM_BYTES if request.answer.references == 1 else 0
+    response.content_length = completion.body_length
+    if completion.status == 204 or completion.status == 304:
+        response.content_length = -1
+        response.body_length = 0
+
+
+cdef void describe_status(Engine *engine, const Request *request, Response *response) noexcept nogil:
+    """The status in plain text, for people."""
+    cdef char *text = engine.lines + request.extra_length
+    cdef int status = request.status
+    response.status = status
+    response.extra = request.extra
+    response.extra_length = request.extra_length
+    if status == 204:
+        response.needs_empty_line = 1
+        return
+    response.headers = b"Content-Type: text/plain; charset=utf-8\r\n\r\n"
+    response.headers_length = 43
+    response.body = text
+    # The status line, without its "HTTP/1.1 " and with a plain line end.
+    response.body_length = <uint64_t>snprintf(text, 64, b"%.*s\n", <int>engine.status_lengths[status] - 11,
+                                              engine.status_lines[status] + 9)
+    response.content_length = <int64_t>response.body_length
+
+
+cdef int send_response(void *engine_data, void *connection_data, void *request_data) noexcept nogil:
+    """The Send Engine: whatever was derived becomes bytes, a line in the log, and a counted outcome."""
+    cdef Engine *engine = <Engine *>engine_data
+    cdef Connection *connection = <Connection *>connection_data
+    cdef Request *request = <Request *>request_data
+    cdef Response response
+    cdef Answer *answer = NULL
+    describe(request, &response)
+    if engine.draining and connection.owed <= 1:
+        response.keep_alive = 0
+    if request.object is not NULL:
+        describe_object(engine, request, &response)
+        if request.file >= 0:
+            response.file = request.file
+            if response.body_length == 0 or response.head_only:
+                engine.driver.close_file(engine, request.file)
+                response.file = -1
+        elif response.body_length > engine.limits.zero_copy_size_bytes_min // 2:
+            answer = hold_object(engine, request.object)
+            response.answer = answer
+    elif request.answer is not NULL:
+        describe_answer(request, &response)
+        response.answer = request.answer
+        if request.answer.completion.ttl_s:
+            keep_answer(engine, request)
+    else:
+        describe_status(engine, request, &response)
+    respond(engine, connection, &response)
+    answer_drop(engine, answer)
+    log_response(engine, connection, request, &response)
+    engine.counters.outcomes[request.outcome] += 1
+    return EVENT_SENT
+
+
+cdef Answer *hold_object(Engine *engine, CacheObject *object) noexcept nogil:
+    cdef Answer *answer = answer_new(engine, ANSWER_OBJECT)
+    if answer is not NULL:
+        cache_hold(object)
+        answer.object = object
+    return answer
+
+
+cdef void log_response(Engine *engine, const Connection *connection, const Request *request,
+                       const Response *response) noexcept nogil:
+    cdef uint64_t length = 0 if response.head_only else response.body_length
+    cdef const Deferred *deferred = request.deferred
+    cdef const Head *head = request.head
+    cdef const char *data = request.data
+    cdef const char *end
+    cdef uint32_t line_length
+    if engine.log.fd < 0:
+        return
+    if deferred is not NULL:
+        data = <const char *>deferred.slab + deferred.head_offset
+        log_line(engine, connection, data + deferred.request_line.offset, deferred.request_line.length, response.status,
+                 length, data + deferred.referer.offset, deferred.referer.length, data + deferred.user_agent.offset,
+                 deferred.user_agent.length)
+    elif head.head_length == 0:
+        end = <const char *>memchr(data, c'\r', min(request.available, <uint32_t>LOGGED_GARBAGE_MAX))
+        line_length = <uint32_t>(end - data) if end is not NULL else min(request.available, <uint32_t>LOGGED_GARBAGE_MAX)
+        log_line(engine, connection, data, line_length, response.status, length, NULL, 0, NULL, 0)
+    else:
+        log_line(engine, connection, data + head.method_name.offset,
+                 head.target.offset + head.target.length + 9 - head.method_name.offset, response.status, length,
+                 data + head.known[HEADER_REFERER].offset, head.known[HEADER_REFERER].length,
+                 data + head.known[HEADER_USER_AGENT].offset, head.known[HEADER_USER_AGENT].length)
+
+
+cdef void keep_answer(Engine *engine, Request *request) noexcept nogil:
+    """Puts a handler's answer into the cache, if what asked for it lets it (RFC 9111 section 3)."""
+    cdef const Deferred *deferred = request.deferred
+    cdef const Completion *completion = &request.answer.completion
+    cdef const char *text = request.answer.lane.arena + completion.offset
+    cdef char key[KEY_SIZE_MAX]
+    cdef Head head
+    cdef Request asked
+    cdef uint32_t length, scanned = 0
+    cdef CacheObject *object
+    if deferred.method != METHOD_GET:
+        return
+    asked.data = <const char *>deferred.slab + deferred.head_offset
+    asked.head = &head
+    asked.route = deferred.route
+    if parse_head(asked.data, deferred.head_length, &scanned, &engine.limits.head, &head) <= 0:
+        return
+    if head.flags & HEAD_CREDENTIALS and not completion.flags & COMPLETION_PUBLIC:
+        return
+    length = request_key(engine, &asked, key, KEY_SIZE_MAX)
+    if length == 0:
+        return
+    object = object_new(hash_bytes(key, length, engine.seed), key, length, completion.headers_length,
+                        completion.tags_length, completion.body_length)
+    if object is NULL:
+        return
+    memcpy(object_header(object), text, completion.headers_length)
+    memcpy(object_payload(object), text + completion.headers_length, completion.body_length)
+    memcpy(object_tags(object), text + completion.headers_length + completion.body_length, completion.tags_length)
+    object.status = completion.status
+    object.checked_us = engine.now_us
+    object.expires_us = engine.now_us + <uint64_t>completion.ttl_s * 1000000
+    cache_insert(engine.cache, object)
+    cache_drop(object)
+    engine.keeps_answers = 1
+
+
+# --- requests that come back from user mode --------------------------------------------------------------------------
+
+cdef void answer_owed(Engine *engine, Connection *connection) noexcept nogil:
+    cdef Deferred *deferred
+    cdef Request request
+    while (connection.first is not NULL and connection.first.ready and connection.state == CONNECTION_OPEN
+            and can_respond(engine, connection)):
+        deferred = connection.first
+        memset(&request, 0, sizeof(Request))
+        request.file = -1
+        request.route = deferred.route
+        request.deferred = deferred
+        request.answer = deferred.answer
+        request.status = deferred.status
+        request.outcome = engine.routes[deferred.route].outcome
+        resume_machine(&engine.machine, AWAIT_RESPONSE, EVENT_TIMED_OUT if deferred.status else EVENT_ANSWERED, engine,
+                       connection, &request)
+        if connection.first is deferred:        # unless the connection was lost while it was answered
+            deferred_finish(engine, deferred)
+
+
+cdef void respond_status(Engine *engine, Connection *connection, int status) noexcept nogil:
+    cdef Request request
+    memset(&request, 0, sizeof(Request))
+    request.head = &request.head_storage
+    request.file = -1
+    request.route = NO_ROUTE
+    request.data = b""
+    request.status = status
+    connection.flags |= IS_REFUSED
+    resume_machine(&engine.machine, AWAIT_BYTES, EVENT_TIMED_OUT, engine, connection, &request)
+    engine.counters.requests += 1
+
+
+# --- what the module tells of itself ---------------------------------------------------------------------------------
+
+STATE_NAMES = ("Derive Request", "Derive Cached Response", "Derive Miss Response", "Derive Uncached Response",
+               "Derive Deferred Response", "Derive Remote Response", "Derive Status Response", "Defer Request",
+               "Send Engine", "Await Bytes", "Await Turn", "Await Response", "Finished")
+EVENT_NAMES = ("request", "incomplete", "malformed", "owed", "hit", "miss", "route", "no route", "status", "object",
+               "listing", "absent", "unsuited", "failed", "server", "no server", "queued", "queue full", "answered",
+               "timed out", "sent")
+
+
+cdef http_protocol():
+    cdef Protocol protocol = Protocol()
+    protocol.name = "HTTP"
+    protocol.states = STATE_NAMES
+    protocol.events = EVENT_NAMES
+    protocol.functions[DERIVE_REQUEST] = derive_request
+    protocol.functions[DERIVE_CACHED_RESPONSE] = derive_cached_response
+    protocol.functions[DERIVE_MISS_RESPONSE] = derive_miss_response
+    protocol.functions[DERIVE_UNCACHED_RESPONSE] = derive_uncached_response
+    protocol.functions[DERIVE_DEFERRED_RESPONSE] = derive_deferred_response
+    protocol.functions[DERIVE_REMOTE_RESPONSE] = derive_remote_response
+    protocol.functions[DERIVE_STATUS_RESPONSE] = derive_status_response
+    protocol.functions[DEFER_REQUEST] = defer_to_user_mode
+    protocol.functions[SEND_ENGINE] = send_response
+    return protocol

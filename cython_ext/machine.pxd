@@ -1,0 +1,39 @@
+# The runtime of protocol modules: states, events, and tables that are data (AFPA's state machine, the paper's figure 1).
+#
+# A protocol module brings state functions. A state function does one state's work and returns an event; it never names
+# the state that follows. The table does: next_state[state][event]. Three kinds of data are kept apart and passed to
+# every state function: of the whole engine, of the connection, of the request.
+from libc.stdint cimport uint8_t
+
+
+cdef enum:
+    STATES_MAX = 16
+    EVENTS_MAX = 32
+    STATE_REFUSED = 255         # what the table holds where no transition was given
+
+
+ctypedef int (*StateFunction)(void *engine, void *connection, void *request) noexcept nogil
+
+
+cdef struct Machine:
+    StateFunction functions[16]         # NULL: the machine stops there until an event resumes it, or for good
+    uint8_t next_state[16][32]          # single bytes, so that Python may store to a machine that runs
+
+
+# Runs from `state` until a state without a function is entered; returns that state.
+# An event that the table has no transition for stops in STATE_REFUSED, which the caller treats as its own fault.
+cdef int run_machine(const Machine *machine, int state, void *engine, void *connection, void *request) noexcept nogil
+
+# Gives a machine that waits in `state` an event from outside (an answer, a time-out), and runs on.
+cdef int resume_machine(const Machine *machine, int state, int event, void *engine, void *connection,
+                        void *request) noexcept nogil
+
+
+cdef class Protocol:
+    # What a protocol module tells of itself: the names of its states and events in order, its functions.
+    cdef readonly str name
+    cdef readonly tuple states
+    cdef readonly tuple events
+    cdef StateFunction functions[16]
+
+    cdef fill(self, Machine *machine, table)

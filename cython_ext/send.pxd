@@ -1,0 +1,71 @@
+# The send engine: responses to bytes on the wire. Persistence, pipelining, short writes, slow readers, the last response.
+#
+# Small responses are copied into the scratch, those of one connection side by side, and leave with one send at the
+# loop's end. A large one, or one whose client reads slowly, becomes the connection's Output, one piece after the other;
+# nothing more is answered on that connection before it is through.
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+
+from batchbridge.cython_ext.cache cimport CacheObject
+from batchbridge.cython_ext.core cimport Answer, Connection, Deferred, Engine, Request
+
+
+# --- answers ---------------------------------------------------------------------------------------------------------
+
+cdef Answer *answer_new(Engine *engine, int kind) noexcept nogil    # one reference; NULL: no memory
+cdef Answer *answer_at(Engine *engine, uint32_t index) noexcept nogil
+cdef void answer_hold(Answer *answer) noexcept nogil
+cdef void answer_drop(Engine *engine, Answer *answer) noexcept nogil
+
+# --- what a response consists of -------------------------------------------------------------------------------------
+
+cdef struct Response:
+    int status
+    uint8_t version_minor           # of the request
+    uint8_t keep_alive
+    uint8_t head_only               # HEAD: everything but the body
+    int64_t content_length          # of the Content-Length line; -1: no such line
+    const char *extra               # header lines of the engine's, each with CRLF
+    uint32_t extra_length
+    const char *headers             # the object's lines, each with CRLF, and the empty last one
+    uint32_t headers_length
+    uint8_t needs_empty_line        # `headers` lacks it
+    const char *body
+    uint64_t body_length
+    Answer *answer                  # what `headers` and `body` belong to; NULL: copy them now
+    uint32_t room_before            # free bytes before `headers`, where the engine's own lines may be written
+    int file                        # the body is a file's bytes [file_offset, + body_length) instead; else -1
+    int64_t file_offset
+
+# Whether another response can be taken in this loop: the scratch has room, the connection is not writing.
+cdef bint can_respond(const Engine *engine, const Connection *connection) noexcept nogil
+
+# Takes a response. The caller has seen can_respond, keeps its own reference to `answer`, and gives `file` away.
+cdef void respond(Engine *engine, Connection *connection, const Response *response) noexcept nogil
+
+# An interim response (100), which is not counted as one.
+cdef void respond_continue(Engine *engine, Connection *connection) noexcept nogil
+
+# At the loop's end: lets what was posted leave, and closes after the last response.
+cdef void flush(Engine *engine, Connection *connection) noexcept nogil
+
+# Pre-computes what is the same in all responses; every second what has changed.
+cdef prepare_lines(Engine *engine, bytes server_name)
+cdef void send_tick(Engine *engine) noexcept nogil
+
+# --- what the driver reports -----------------------------------------------------------------------------------------
+
+# Of a scratch send that fell short: `result` is bytes sent or -errno.
+cdef void send_fell_short(Engine *engine, Connection *connection, int64_t result) noexcept nogil
+cdef void sent(Engine *engine, Connection *connection, int64_t result) noexcept nogil
+cdef void file_read(Engine *engine, Connection *connection, int64_t result) noexcept nogil
+
+cdef void output_free(Engine *engine, Connection *connection) noexcept nogil
+
+# --- marks -----------------------------------------------------------------------------------------------------------
+
+# The connection is flushed at the loop's end.
+cdef void mark_dirty(Engine *engine, Connection *connection) noexcept nogil
+# The connection's input is looked at again, in this loop or the next.
+cdef void mark_held(Engine *engine, Connection *connection) noexcept nogil
+# The connection ends (tear_down) unless something happens before.
+cdef void set_deadline(Engine *engine, Connection *connection, uint64_t timeout_us) noexcept nogil

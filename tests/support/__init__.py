@@ -1,0 +1,1 @@
+"""What several tests use. Nothing here is a test."""

@@ -1,0 +1,145 @@
+"""The doctor judges what the probes say, in words, and `choose_engine` follows it."""
+
+import sys
+import time
+
+import pytest
+
+from batchbridge import doctor
+from batchbridge.errors import ConfigError, EngineError
+
+ALL = dict.fromkeys(doctor.RING_FEATURES, True) | {"ring_error": ""}
+
+
+@pytest.fixture
+def probe(monkeypatch):
+    """Sets what the ring probe says."""
+
+    def probe(result):
+        monkeypatch.setattr(doctor, "ring_probe", lambda: result)
+
+    return probe
+
+
+def test_with_everything_there_auto_takes_io_uring(probe):
+    probe(ALL)
+    name, reason = doctor.choose_engine("auto")
+    assert name == "io_uring"
+    assert "all that the engine needs" in reason
+
+
+@pytest.mark.parametrize(
+    ("result", "words"),
+    [
+        (None, "this build has no io_uring engine"),
+        (ALL | {"ring_error": "Operation not permitted"}, "a ring cannot be set up here: Operation not permitted"),
+        (ALL | {"multishot_recv": False, "buffer_ring": False}, "lacks provided buffer rings, multishot receive"),
+        ({"ring_error": ""}, "this kernel lacks rings with one submitting thread"),
+    ],
+)
+def test_what_is_missing_is_told_and_auto_falls_back(probe, result, words):
+    probe(result)
+    name, reason = doctor.choose_engine("auto")
+    assert name == "epoll"
+    assert words in reason
+    with pytest.raises(EngineError, match="the engine io_uring cannot run: ") as caught:
+        doctor.choose_engine("io_uring")
+    assert words in str(caught.value)
+
+
+def test_a_missing_extra_costs_speed_only(probe):
+    probe(ALL | {"send_zc": False})
+    name, reason = doctor.choose_engine("io_uring")
+    assert name == "io_uring"
+    assert "without zero-copy send" in reason
+
+
+def test_epoll_is_had_for_the_asking():
+    assert doctor.choose_engine("epoll") == ("epoll", "epoll was asked for")
+
+
+def test_an_engine_that_there_is_not():
+    with pytest.raises(ConfigError, match="'uring' is not known; choose auto, kernel"):
+        doctor.choose_engine("uring")
+
+
+def test_choosing_is_quick():
+    doctor.choose_engine("auto")
+    took_s = []
+    for _ in range(5):
+        started = time.perf_counter()
+        doctor.choose_engine("auto")
+        took_s.append(time.perf_counter() - started)
+    assert min(took_s) < 0.005
+
+
+@pytest.mark.parametrize("pyuring_loads", [True, False])
+def test_the_report_is_whole(monkeypatch, pyuring_loads):
+    if not pyuring_loads:
+        monkeypatch.setitem(sys.modules, "pyuring", None)
+    report = doctor.diagnose()
+    names = [finding.name for finding in report.findings]
+    assert len(names) == len(set(names))
+    assert {"kernel", "io_uring allowed", "io_uring_setup", "locked memory", "BTF", "libbpf"} <= set(names)
+    assert ("io_uring operations" in names) == pyuring_loads or not report.findings[2].ok
+    assert report.chosen == doctor.choose_engine("auto")[0]
+
+
+@pytest.mark.parametrize(
+    ("setting", "group", "capable", "ok", "words"),
+    [
+        ("0", "-1", False, True, "every process may"),
+        (None, None, False, True, "nothing in sysctl forbids"),
+        ("1", "-1", False, False, "it takes CAP_SYS_ADMIN or the group -1"),
+        ("1", "-1", True, True, "this process is exempt"),
+        ("2", "-1", True, False, "nobody may"),
+    ],
+)
+def test_the_system_wide_switch(monkeypatch, setting, group, capable, ok, words):
+    files = {"/proc/sys/kernel/io_uring_disabled": setting, "/proc/sys/kernel/io_uring_group": group}
+    monkeypatch.setattr(doctor, "_read", files.get)
+    monkeypatch.setattr(doctor, "_has_capability", lambda name: capable)
+    finding = doctor._allowed()
+    assert finding.ok == ok
+    assert words in finding.detail
+
+
+@pytest.mark.parametrize(
+    ("number", "filtered", "words"),
+    [
+        (1, True, "operation not permitted: a seccomp filter refuses it, as Docker's default profile does"),
+        (38, True, "seccomp filter"),
+        (38, False, "built without io_uring"),
+        (12, False, "ulimit -l"),
+        (24, False, "too many open files"),
+    ],
+)
+def test_a_refused_ring_is_explained(monkeypatch, number, filtered, words):
+    pyuring = pytest.importorskip("pyuring")
+
+    def refuse():
+        raise OSError(number, "")
+
+    monkeypatch.setattr(pyuring, "get_probe_info", refuse)
+    monkeypatch.setattr(doctor, "_status", lambda key: "2" if filtered else "0")
+    finding = doctor._seccomp()
+    assert not finding.ok
+    assert words in finding.detail
+    assert doctor._opcodes() == []
+
+
+@pytest.mark.parametrize(
+    ("soft", "capable", "ok", "words"),
+    [
+        (8 << 20, False, False, "8 MiB may be locked"),
+        (1 << 30, False, True, "1 GiB may be locked"),
+        (8 << 20, True, True, "As much as is wanted"),
+        (doctor.resource.RLIM_INFINITY, False, True, "As much as is wanted"),
+    ],
+)
+def test_locked_memory_in_words(monkeypatch, soft, capable, ok, words):
+    monkeypatch.setattr(doctor.resource, "getrlimit", lambda which: (soft, soft))
+    monkeypatch.setattr(doctor, "_has_capability", lambda name: capable)
+    finding = doctor._memlock()
+    assert finding.ok == ok
+    assert words in finding.detail
