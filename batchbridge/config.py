@@ -211,6 +211,10 @@ class Config:
     pipelined_requests_max: int = _option(
         "limits", "count", 64, "Requests of one connection under way; reading pauses there.", 1, 4096
     )
+    input_size_bytes_max: int = _option(
+        "limits", "size", 256 * MIB, "Memory for unfinished requests; what would need more is answered 503.", MIB, 1 << 42,
+        flag="--input-memory",
+    )  # fmt: skip
     accept_backlog: int = _option("limits", "count", 4096, "Connections that may wait to be accepted.", 1, 65_535)
 
     idle_timeout_s: float = _option(

@@ -35,6 +35,9 @@ INTEGERS: dict[str, tuple[int, int, bool]] = {
 CHOICES: dict[str, tuple[str, ...]] = {"policy": POLICY_KINDS, "on_error": ON_ERROR}
 SWITCHES = ("coalesce", "idempotent")
 
+#: How many preferred batch sizes a policy may name.
+PREFERRED_SIZES_MAX = 8
+
 
 def one_of(words: Iterable[str]) -> str:
     """The words as a choice: "a, b or c"."""
@@ -69,7 +72,10 @@ def check_field(name: str, value: Any, label: str | None = None) -> Any:
         sizes = (value,) if isinstance(value, int) and not isinstance(value, bool) else value
         if isinstance(sizes, str) or not isinstance(sizes, Iterable):
             raise ConfigError(f"{label}: {value!r} is not a list of batch sizes")
-        return tuple(sorted({check_field("max_batch_size", size, label) for size in sizes}))
+        checked = tuple(sorted({check_field("max_batch_size", size, label) for size in sizes}))
+        if len(checked) > PREFERRED_SIZES_MAX:
+            raise ConfigError(f"{label}: {len(checked)} sizes are more than the {PREFERRED_SIZES_MAX} that are allowed")
+        return checked
     from difflib import get_close_matches
 
     close = get_close_matches(name, POLICY_FIELDS, 1)

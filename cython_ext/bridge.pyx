@@ -254,39 +254,54 @@ cdef int lane_show(Lane *lane) noexcept nogil:
 cdef uint32_t decide(const Policy *policy, uint32_t waiting, uint64_t oldest_waited_us, bint handler_free,
                      bint more_input, bint closing, uint32_t *reason, int64_t *wait_us) noexcept nogil:
     cdef uint32_t index, preferred = 0
-    cdef uint64_t delay_us = policy.max_queue_delay_us
-    if policy.kind == POLICY_ADAPTIVE:
-        delay_us = policy.effective_delay_us
+    cdef uint32_t full_size = min(policy.max_batch_size, policy.max_queue_size)
+    cdef uint64_t limit_us = 0, delay_us = policy.max_queue_delay_us
+    cdef bint delays
     wait_us[0] = -1
     if waiting == 0 or not handler_free:
         return 0
-    if waiting >= policy.max_batch_size:
+    if waiting >= full_size:
         reason[0] = REASON_FULL
-        return policy.max_batch_size
+        return full_size
     if closing:
         reason[0] = REASON_CLOSING
         return waiting
+    if policy.kind == POLICY_ADAPTIVE:
+        delay_us = min(policy.effective_delay_us, policy.max_queue_delay_us)
+    delays = policy.kind != POLICY_IDLE or delay_us > 0
+    if delays and oldest_waited_us >= delay_us:
+        reason[0] = REASON_DELAY
+        return waiting
+    if policy.queue_timeout_us or policy.timeout_us:
+        # Half of the shorter time-out: the handler needs some of it too.
+        limit_us = min(policy.queue_timeout_us if policy.queue_timeout_us else <uint32_t>0xFFFFFFFF,
+                       policy.timeout_us if policy.timeout_us else <uint32_t>0xFFFFFFFF) // 2
+        if oldest_waited_us >= limit_us:
+            reason[0] = REASON_DEADLINE
+            return waiting
     if policy.kind == POLICY_IDLE and not more_input:
         reason[0] = REASON_IDLE
         for index in range(policy.preferred_count):
             if policy.preferred[index] <= waiting:
                 preferred = policy.preferred[index]
         return preferred if preferred else waiting
-    if policy.kind == POLICY_IDLE and delay_us == 0:
-        return 0
-    if oldest_waited_us >= delay_us:
-        reason[0] = REASON_DELAY
-        return waiting
-    wait_us[0] = <int64_t>(delay_us - oldest_waited_us)
+    if delays:
+        wait_us[0] = <int64_t>(delay_us - oldest_waited_us)
+    if policy.queue_timeout_us or policy.timeout_us:
+        if wait_us[0] < 0 or <int64_t>(limit_us - oldest_waited_us) < wait_us[0]:
+            wait_us[0] = <int64_t>(limit_us - oldest_waited_us)
     return 0
 
 
 cdef uint32_t adapt(const Policy *policy, uint32_t effective_delay_us, uint64_t worst_latency_us) noexcept nogil:
+    effective_delay_us = min(effective_delay_us, policy.max_queue_delay_us)
     if policy.latency_objective_us == 0:
-        return policy.max_queue_delay_us
+        return effective_delay_us
     if worst_latency_us > policy.latency_objective_us:
         return effective_delay_us // 2
-    return min(policy.max_queue_delay_us, effective_delay_us + max(1, policy.max_queue_delay_us // 16))
+    if worst_latency_us * 8 > <uint64_t>policy.latency_objective_us * 7:
+        return effective_delay_us
+    return min(policy.max_queue_delay_us, effective_delay_us + max(1, policy.max_queue_delay_us // 32))
 
 
 # --- for tests -------------------------------------------------------------------------------------------------------
@@ -317,6 +332,8 @@ cdef int policy_from_dict(Policy *policy, fields) except -1:
     """Stores a batchbridge.policy.BatchPolicy's fields, given as a dict; the C side's 0 stands for its None."""
     cdef uint32_t index
     preferred = sorted(fields["preferred_batch_size"])
+    if len(preferred) > 8:
+        raise ValueError(f"{len(preferred)} preferred batch sizes are more than 8")
     for index in range(len(preferred)):
         policy.preferred[index] = preferred[index]
     policy.preferred_count = len(preferred)

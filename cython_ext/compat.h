@@ -46,4 +46,23 @@ static inline int bb_open_beneath(int root, const char *path, int flags) {
     return fd < 0 ? -errno : (int)fd;
 }
 
+/* A socket's peer address without a descriptor: URING_CMD getsockopt(SOL_SOCKET, SO_PEERNAME) (Linux 6.7). liburing 2.3
+ * has no name for these fields of an entry, so they are written by their offsets. */
+#include <liburing.h>
+#include <sys/socket.h>
+#define BB_OP_URING_CMD 46
+#define BB_SOCKET_CMD_GETSOCKOPT 2
+static inline void bb_prep_peer_name(struct io_uring_sqe *entry, int slot, void *address, uint32_t length) {
+    const uint32_t command = BB_SOCKET_CMD_GETSOCKOPT, level = SOL_SOCKET, option = SO_PEERNAME;
+    const uint64_t value = (uint64_t)(uintptr_t)address;
+    memset(entry, 0, sizeof *entry);
+    entry->opcode = BB_OP_URING_CMD;
+    entry->fd = slot;
+    memcpy((char *)entry + 8, &command, sizeof command);
+    memcpy((char *)entry + 16, &level, sizeof level);
+    memcpy((char *)entry + 20, &option, sizeof option);
+    memcpy((char *)entry + 44, &length, sizeof length);
+    memcpy((char *)entry + 48, &value, sizeof value);
+}
+
 #endif

@@ -29,3 +29,6 @@ cdef void close_idle(Engine *engine) noexcept nogil
 
 cdef int connections_prepare(Engine *engine) noexcept nogil
 cdef void connections_free(Engine *engine) noexcept nogil
+
+# Frees a record that was closed while it was in a list, once it has been taken out of it.
+cdef void recycle(Engine *engine, Connection *connection) noexcept nogil

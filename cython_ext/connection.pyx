@@ -90,7 +90,7 @@ cdef void connection_lost(Engine *engine, Connection *connection) noexcept nogil
     connection.state = CONNECTION_CLOSES
     connection.deadline_us = 0
     connection.posted_length = 0
-    engine.counters.outcomes[OUTCOME_CLIENT_GONE] += abandon_deferred(engine, connection)
+    engine.counters.outcomes[<int>OUTCOME_CLIENT_GONE] += abandon_deferred(engine, connection)
     input_free(engine, connection)
 
 

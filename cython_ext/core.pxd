@@ -29,6 +29,8 @@ cdef struct Answer:
     Answer *next                    # in the list of free ones
     uint32_t references
     uint32_t index                  # of this record, for completions of the kernel's to name it
+    uint32_t connection_index       # driver's: whose bytes a zero-copy send of it are
+    uint32_t connection_generation
     uint8_t kind
     Lane *lane
     CacheObject *object
@@ -143,6 +145,7 @@ cdef enum ConnectionFlag:
     IS_PAUSED = 32                  # the driver receives nothing more until resumed
     IS_RECEIVING = 64               # driver's: a receive is armed
     IS_REFUSED = 128                # the rest of its bytes are read and dropped
+    IS_CLOSING = 512                # driver's: its descriptor is being closed behind its last response
     IS_FINAL = 256                  # its last request is in user mode: no other one is looked at
 
 
@@ -269,6 +272,8 @@ cdef struct Driver:
     # The same for a connection's last bytes, then closes. Only where the client is not expected to send more: what it
     # sends to a closed socket makes a reset, which can cost it bytes that it has not read yet.
     void (*send_last)(Engine *, Connection *, const char *, uint32_t) noexcept nogil
+    # The same with FIN behind the bytes (there may be none), while the connection still receives.
+    void (*finish)(Engine *, Connection *, const char *, uint32_t) noexcept nogil
     # Sends as much as the socket takes, and reports how much (sent). more: bytes follow. answer: not NULL: without a
     # copy, keeping a reference to it until the kernel has let go of the bytes.
     void (*send_reported)(Engine *, Connection *, const char *, uint64_t, bint more, Answer *answer) noexcept nogil
@@ -277,7 +282,6 @@ cdef struct Driver:
     void (*close_file)(Engine *, int file) noexcept nogil
     void (*pause)(Engine *, Connection *) noexcept nogil        # receives no more
     void (*resume)(Engine *, Connection *) noexcept nogil
-    void (*finish)(Engine *, Connection *) noexcept nogil       # sends FIN behind what was sent, and still receives
     void (*tear_down)(Engine *, Connection *) noexcept nogil    # aborts all, closes; connection_closed when that is done
     void (*ring_bell)(Engine *, int bell) noexcept nogil        # wakes a worker
     void (*write_log)(Engine *, const char *, uint32_t) noexcept nogil  # reports log_written
@@ -320,6 +324,9 @@ cdef struct Engine:
     uint64_t seed                   # of the hashes of what clients send
     void (*run_inline)(void *) noexcept nogil   # is_inline: lets the handler's worker run, here and now
     void *inline_worker
+    uint32_t has_command            # Python stored one: run_command carries it out on the engine's thread
+    void (*run_command)(void *) noexcept nogil
+    void *command_owner
     uint64_t now_us                 # once a loop
     int64_t wall_s
     uint64_t next_deadline_us       # the earliest of all deadlines; 0: none

@@ -14,7 +14,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy
 
 from batchbridge.cython_ext.bridge cimport (
-    COMPLETION_BATCH_END, COMPLETION_RING_ENTRIES, NO_DEFERRED, NO_SLAB, POLICY_ADAPTIVE, REASON_DEADLINE, Completion,
+    COMPLETION_BATCH_END, COMPLETION_RING_ENTRIES, NO_DEFERRED, NO_SLAB, POLICY_ADAPTIVE, Completion,
     Dispatch, Item, Lane, Slab, adapt, decide, lane_completed, lane_dispatch, lane_give_back, lane_next_completion,
     slab_at, slab_give_back, slab_idle, slab_items, slab_payload, slab_reset, slab_take,
     slab_unviewed)
@@ -239,8 +239,8 @@ cdef void fill_record(Engine *engine, Connection *connection, const Request *req
     deferred.keep_alive = head.flags & HEAD_KEEP_ALIVE != 0
     deferred.request_line.offset = head.method_name.offset
     deferred.request_line.length = head.target.offset + head.target.length + 9 - head.method_name.offset
-    deferred.referer = head.known[HEADER_REFERER]
-    deferred.user_agent = head.known[HEADER_USER_AGENT]
+    deferred.referer = head.known[<int>HEADER_REFERER]
+    deferred.user_agent = head.known[<int>HEADER_USER_AGENT]
     slab.holds += 1
     # Behind the other answers that the connection is owed.
     if connection.last is not NULL:
@@ -444,10 +444,6 @@ cdef uint32_t dispatch_route(Engine *engine, int number) noexcept nogil:
         is_free = route.batches_in_flight < route.policy.concurrency and lane_is_free(engine)
         size = decide(&route.policy, route.waiting, oldest_us, is_free, engine.more_input, engine.draining != 0, &reason,
                       &wait_us)
-        if size == 0 and wait_us > 0 and oldest.deadline_us and oldest.deadline_us < engine.now_us + <uint64_t>wait_us:
-            # Waiting out the delay would cost the oldest its own time.
-            size = route.waiting
-            reason = REASON_DEADLINE
         if size == 0:
             if wait_us >= 0:
                 deadline_us = engine.now_us + <uint64_t>wait_us

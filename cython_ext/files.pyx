@@ -85,7 +85,7 @@ cdef Type *type_slot(Files *files, const char *extension, uint32_t length) noexc
 
 cdef const Type *type_of(Files *files, const char *path, uint32_t length) noexcept nogil:
     cdef char extension[EXTENSION_SIZE_MAX]
-    cdef uint32_t count = 0
+    cdef uint32_t index, count = 0
     cdef const Type *slot
     cdef char byte
     while count < length and path[length - 1 - count] != c'.' and path[length - 1 - count] != c'/':
@@ -223,8 +223,9 @@ cdef int make_object(Engine *engine, int fd, const stat *facts, const Type *kind
     cdef uint64_t done = 0
     cdef ssize_t count
     format_http_date(facts.st_mtim.tv_sec, date)
-    etag_length = snprintf(etag, sizeof(etag), b'"%lx-%lx-%lx"', facts.st_ino & 0xFFFFFFFF, facts.st_size,
-                           facts.st_mtim.tv_sec * 1000000000 + facts.st_mtim.tv_nsec)
+    etag_length = snprintf(etag, sizeof(etag), b'"%lx-%lx-%lx"', <unsigned long>facts.st_ino,
+                           <unsigned long>facts.st_size,
+                           <unsigned long>(facts.st_mtim.tv_sec * 1000000000 + facts.st_mtim.tv_nsec))
     first_length = snprintf(lines, sizeof(lines), b"ETag: %s\r\nLast-Modified: %.29s\r\n", etag, date)
     length = first_length + snprintf(lines + first_length, sizeof(lines) - first_length,
                                      b"Content-Type: %.*s\r\nAccept-Ranges: bytes\r\n\r\n", <int>kind.name_length,

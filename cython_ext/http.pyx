@@ -553,8 +553,8 @@ cdef void log_response(Engine *engine, const Connection *connection, const Reque
     else:
         log_line(engine, connection, data + head.method_name.offset,
                  head.target.offset + head.target.length + 9 - head.method_name.offset, response.status, length,
-                 data + head.known[HEADER_REFERER].offset, head.known[HEADER_REFERER].length,
-                 data + head.known[HEADER_USER_AGENT].offset, head.known[HEADER_USER_AGENT].length)
+                 data + head.known[<int>HEADER_REFERER].offset, head.known[<int>HEADER_REFERER].length,
+                 data + head.known[<int>HEADER_USER_AGENT].offset, head.known[<int>HEADER_USER_AGENT].length)
 
 
 cdef void keep_answer(Engine *engine, Request *request) noexcept nogil:
@@ -609,7 +609,9 @@ cdef void answer_owed(Engine *engine, Connection *connection) noexcept nogil:
         request.answer = deferred.answer
         request.status = deferred.status
         request.outcome = engine.routes[deferred.route].outcome
-        resume_machine(&engine.machine, AWAIT_RESPONSE, EVENT_TIMED_OUT if deferred.status else EVENT_ANSWERED, engine,
+        if request.answer is not NULL and request.answer.completion.offset == 0:
+            request.status = request.answer.completion.status       # a status and nothing else
+        resume_machine(&engine.machine, AWAIT_RESPONSE, EVENT_TIMED_OUT if request.status else EVENT_ANSWERED, engine,
                        connection, &request)
         if connection.first is deferred:        # unless the connection was lost while it was answered
             deferred_finish(engine, deferred)
@@ -643,13 +645,13 @@ cdef http_protocol():
     protocol.name = "HTTP"
     protocol.states = STATE_NAMES
     protocol.events = EVENT_NAMES
-    protocol.functions[DERIVE_REQUEST] = derive_request
-    protocol.functions[DERIVE_CACHED_RESPONSE] = derive_cached_response
-    protocol.functions[DERIVE_MISS_RESPONSE] = derive_miss_response
-    protocol.functions[DERIVE_UNCACHED_RESPONSE] = derive_uncached_response
-    protocol.functions[DERIVE_DEFERRED_RESPONSE] = derive_deferred_response
-    protocol.functions[DERIVE_REMOTE_RESPONSE] = derive_remote_response
-    protocol.functions[DERIVE_STATUS_RESPONSE] = derive_status_response
-    protocol.functions[DEFER_REQUEST] = defer_to_user_mode
-    protocol.functions[SEND_ENGINE] = send_response
+    protocol.functions[<int>DERIVE_REQUEST] = derive_request
+    protocol.functions[<int>DERIVE_CACHED_RESPONSE] = derive_cached_response
+    protocol.functions[<int>DERIVE_MISS_RESPONSE] = derive_miss_response
+    protocol.functions[<int>DERIVE_UNCACHED_RESPONSE] = derive_uncached_response
+    protocol.functions[<int>DERIVE_DEFERRED_RESPONSE] = derive_deferred_response
+    protocol.functions[<int>DERIVE_REMOTE_RESPONSE] = derive_remote_response
+    protocol.functions[<int>DERIVE_STATUS_RESPONSE] = derive_status_response
+    protocol.functions[<int>DEFER_REQUEST] = defer_to_user_mode
+    protocol.functions[<int>SEND_ENGINE] = send_response
     return protocol

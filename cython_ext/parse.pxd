@@ -44,7 +44,7 @@ cpdef enum TargetForm:
 
 
 cpdef enum HeadFlag:
-    HEAD_KEEP_ALIVE = 1             # the connection persists after this request (version and Connection considered)
+    HEAD_KEEP_ALIVE = 1             # the connection persists after this request (version, Connection, not CONNECT)
     HEAD_CHUNKED = 2                # a body in chunked coding follows
     HEAD_LENGTH = 4                 # Content-Length was given (also when it is 0)
     HEAD_EXPECT_CONTINUE = 8        # Expect: 100-continue, from HTTP/1.1

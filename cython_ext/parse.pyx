@@ -15,7 +15,8 @@ differently is how requests are smuggled (RFC 9112 section 11.2).
 * Host (section 3.2; RFC 3986 section 3.2.2): once from HTTP/1.1, at most once from 1.0, always valid. It may be empty
   only where no authority is needed: "OPTIONS *", or HTTP/1.0. An absolute target's authority takes its place.
 * Body (section 6): Content-Length once, digits alone, below 2**63; or Transfer-Encoding, from 1.1 only, which must be
-  "chunked" once. Both together are 400; other codings under a final "chunked" are 501, anything else 400.
+  "chunked" once. Both together are 400; other codings under a final "chunked" are 501, anything else 400. CONNECT has
+  no body, so either is 400 there; and the connection ends with it (RFC 9110 section 9.3.6).
 * Expect (RFC 9110 section 10.1.1): "100-continue", which HTTP/1.0 may not ask for; anything else is 417.
 * A second Host, Content-Length, Content-Type, Authorization, Range, If-Range, If-Modified-Since or If-Unmodified-Since
   is 400: each has one meaning, and the copy that a front server judged need not be the one that we obey. User-Agent,
@@ -48,6 +49,7 @@ cdef enum:
     PORT_DIGITS_MAX = 5
     CHUNK_LINE_SIZE_MAX = 4096      # bytes of a size line or of a trailer line, with its end
     TRAILER_SIZE_MAX = 8192         # bytes of all trailer lines together
+    NOT_HEX = 255
     # `scanned` is a position, and this bit once the request line has been accepted, which is then not read again.
     REQUEST_LINE_ACCEPTED = 0x40000000
     HEAD_SIZE_MAX = REQUEST_LINE_ACCEPTED - 1
@@ -98,9 +100,6 @@ cdef uint8_t[256] HEX_VALUE         # 0 to 15, NOT_HEX for what is no hexadecima
 cdef Word[9] METHOD_WORDS
 cdef Word[20] HEADER_WORDS          # by length
 cdef uint8_t[WORD_SIZE_MAX + 2] FIRST_WORD   # by length: where the words of that length begin in HEADER_WORDS
-
-cdef enum:
-    NOT_HEX = 255
 
 
 def _fill_tables():
@@ -586,6 +585,8 @@ cdef int conclude(const char *data, const Framing *framing, Head *head) noexcept
     cdef int result = conclude_host(data, head)
     if result < 0:
         return result
+    if head.method == METHOD_CONNECT and (framing.codings > 0 or head.flags & HEAD_LENGTH):
+        return -400
     if framing.codings > 0:
         if head.version_minor == 0 or head.flags & HEAD_LENGTH:
             return -400
@@ -598,7 +599,8 @@ cdef int conclude(const char *data, const Framing *framing, Head *head) noexcept
         return -417
     if framing.expect_continue and head.version_minor != 0:
         head.flags |= HEAD_EXPECT_CONTINUE
-    if not framing.close and (framing.keep_alive or head.version_minor != 0):
+    # A client that expects its tunnel may have sent the tunnel's bytes already; they must not be read as requests.
+    if not framing.close and (framing.keep_alive or head.version_minor != 0) and head.method != METHOD_CONNECT:
         head.flags |= HEAD_KEEP_ALIVE
     return 1
 

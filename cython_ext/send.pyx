@@ -19,7 +19,7 @@ from libc.string cimport memcpy
 from batchbridge.cython_ext.bridge cimport lane_give_back
 from batchbridge.cython_ext.cache cimport cache_drop
 from batchbridge.cython_ext.core cimport (
-    ANSWER_LANE, ANSWER_OBJECT, CONNECTION_LINGERS, CONNECTION_OPEN, IS_DIRTY, IS_EOF, IS_HELD, IS_LAST, IS_REFUSED,
+    ANSWER_LANE, ANSWER_OBJECT, CONNECTION_LINGERS, CONNECTION_OPEN, IS_CLOSING, IS_DIRTY, IS_EOF, IS_HELD, IS_LAST, IS_REFUSED,
     IS_WRITING, STATUS_MAX, Answer, Connection, Engine, Output)
 
 
@@ -369,6 +369,7 @@ cdef void send_fell_short(Engine *engine, Connection *connection, int64_t result
         engine.driver.tear_down(engine, connection)
         return
     # The client reads slowly: the rest becomes an Output, and whatever was posted since comes behind it.
+    connection.state = CONNECTION_OPEN          # not yet the end, if it was thought so
     engine.counters.short_sends += 1
     engine.counters.bytes_sent -= connection.leaving_length - done
     output_new(engine, connection, connection.leaving + done, connection.leaving_length - done, 0)
@@ -379,7 +380,7 @@ cdef void send_fell_short(Engine *engine, Connection *connection, int64_t result
 cdef void flush(Engine *engine, Connection *connection) noexcept nogil:
     cdef uint32_t length = connection.posted_length
     connection.flags &= ~IS_DIRTY
-    if connection.state != CONNECTION_OPEN:
+    if connection.state != CONNECTION_OPEN or connection.flags & IS_CLOSING:
         return
     if connection.flags & IS_WRITING:
         if not connection.output.begun:
@@ -394,13 +395,9 @@ cdef void flush(Engine *engine, Connection *connection) noexcept nogil:
             engine.driver.send(engine, connection, connection.leaving, length)
     elif connection.flags & IS_REFUSED or (connection.input is not NULL and not connection.flags & IS_EOF):
         # The client may still be sending: close gently, so that a reset costs it no response.
-        if length:
-            engine.driver.send(engine, connection, connection.leaving, length)
-            if connection.flags & IS_WRITING:   # it fell short, and was told so at once
-                return
         connection.state = CONNECTION_LINGERS
         set_deadline(engine, connection, engine.limits.linger_timeout_us)
-        engine.driver.finish(engine, connection)
+        engine.driver.finish(engine, connection, connection.leaving, length)
     elif length:
         engine.driver.send_last(engine, connection, connection.leaving, length)
     else:

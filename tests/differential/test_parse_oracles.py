@@ -1,9 +1,9 @@
 """What llhttp (httptools) and h11 both refuse is refused here, and what is accepted here means the same to them.
 
 Meaning is what a request is framed and answered by: method, target, version, header lines, body, whether the connection
-persists, and where the next request begins; so each input is followed by another request. Where the verdicts differ, the
-difference is meant: `STRICTER` lists what is refused here alone, or with one of them, and `WIDER` what is accepted here
-and by one of them, each with its reason.
+persists, and where the next request begins; so each input is followed by another request. Where the verdicts differ,
+the difference is meant: `STRICTER` lists what is refused here alone, or with one of them, and `WIDER` what is accepted
+here and by one of them, each with its reason.
 """
 
 import random
@@ -34,10 +34,11 @@ class Request:
     target: bytes
     minor: int
     headers: list[tuple[bytes, bytes]]
-    body: bytes = b""
-    persists: bool | None = None  # None: this parser does not tell
-    rest: bytes | None = None  # None likewise
-    next_targets: list[bytes] | None = None  # likewise
+    # None below: this parser does not tell.
+    body: bytes | None = b""
+    persists: bool | None = None
+    rest: bytes | None = None
+    next_targets: list[bytes] | None = None
 
 
 def by_us(data):
@@ -124,8 +125,8 @@ def feed_llhttp(data):
     try:
         events.parser.feed_data(data)
     except httptools.HttpParserUpgrade:
-        # What follows is another protocol's to llhttp; we ignore upgrades, so there is nothing to compare.
-        events.first.persists = None
+        # What follows the head is another protocol's to llhttp; we ignore upgrades, so there is nothing to compare.
+        events.first.body = events.first.persists = None
     except httptools.HttpParserInvalidMethodError:
         verdict = ABSTAINS
     except httptools.HttpParserError as error:
@@ -146,6 +147,11 @@ def by_llhttp(data):
     return events.first
 
 
+def with_small_coding(headers):
+    """h11 tells this value in small letters."""
+    return [(name, value.lower() if name.lower() == b"transfer-encoding" else value) for name, value in headers]
+
+
 def says_both(headers):
     options = b",".join(value.lower() for name, value in headers if name.lower() == b"connection")
     return {b"close", b"keep-alive"} <= {option.strip() for option in options.split(b",")}
@@ -156,18 +162,21 @@ def compare(data):
     ours, others = by_us(data), (by_h11(data), by_llhttp(data))
     if others == (REFUSED, REFUSED):
         assert ours in (REFUSED, INCOMPLETE), data
+    if ours == INCOMPLETE:
+        # To wait for more of a request that others take for whole would mix it with the next one.
+        assert not any(isinstance(other, Request) and other.body is not None for other in others), data
     if not isinstance(ours, Request):
         return ours, *others
     for other in others:
         if other in (REFUSED, ABSTAINS):
             continue
         assert isinstance(other, Request), (data, other)
-        for field in ("method", "target", "minor", "headers", "body"):
-            assert getattr(ours, field) == getattr(other, field), (data, field)
+        assert with_small_coding(ours.headers) == with_small_coding(other.headers), data
+        for field in ("method", "target", "minor", "body", "rest"):
+            assert getattr(other, field) in (None, getattr(ours, field)), (data, field)
         # From 1.0, llhttp lets "keep-alive" win over "close"; RFC 9112 section 9.3 says the opposite.
         if not (ours.minor == 0 and says_both(ours.headers)):
             assert other.persists in (None, ours.persists), data
-        assert other.rest in (None, ours.rest), data
         assert other.next_targets in (None, targets_by_llhttp(ours.rest)), data
     return ours, *others
 
@@ -223,6 +232,8 @@ STRICTER = [
     ("chunked is the only coding", head(b"Transfer-Encoding: ,chunked", body=CODED)),
     ("an expectation that is not met is told", head(b"Expect: x")),
     ("one meaning is given once", head(b"Authorization: x", b"Authorization: y")),
+    ("CONNECT has no body", head(b"Content-Length: 5", line=b"CONNECT a:1 HTTP/1.1", body=b"hello")),
+    ("CONNECT has no body", head(b"Transfer-Encoding: chunked", line=b"CONNECT a:1 HTTP/1.1", body=CODED)),
     ("a size is digits", chunked(b"5 \r\nhello\r\n0\r\n\r\n")),
     ("a line ends with CR LF", chunked(b"5\r\nhello\r\n0\r\n\n")),
     ("a line ends with CR LF", chunked(b"5;a\rb\r\nhello\r\n0\r\n\r\n")),
@@ -263,7 +274,7 @@ HOSTILE = [
     head(b"Content-Length: 5", b"Content-Length: 6", body=b"hello"),
     *(
         head(b"Transfer-Encoding: " + value, body=CODED)
-        for value in (b"chunked, gzip", b"gzip", b"identity", b"", b"chunked;q=1", b"xchunked", b"chunked,", b'"chunked"')
+        for value in (b"chunked, x", b"gzip", b"identity", b"", b"chunked;q=1", b"xchunked", b"chunked,", b'"chunked"')
     ),
     head(b"Transfer-Encoding: chunked", b"Transfer-Encoding: chunked", body=CODED),
     *(
@@ -308,28 +319,58 @@ def test_wider_than_an_oracle_on_purpose(why, data):
 
 @pytest.mark.parametrize("data", HOSTILE)
 def test_what_all_refuse(data):
-    assert compare(data) == (REFUSED, REFUSED, REFUSED)
+    assert compare(data) in ((REFUSED, REFUSED, REFUSED), (REFUSED, REFUSED, ABSTAINS))
 
 
 LINES = st.sampled_from(
     [
-        *(b"GET / HTTP/1.1", b"GET / HTTP/1.0", b"POST /a?b HTTP/1.1", b"PUT http://a:1/b HTTP/1.1", b"OPTIONS * HTTP/1.1"),
-        *(b"\r\nHEAD /%41 HTTP/1.1", b"CONNECT a:1 HTTP/1.1", b"GET /" + b"x" * 300 + b" HTTP/1.1", b"TRACE / HTTP/1.1"),
+        b"GET / HTTP/1.1",
+        b"GET / HTTP/1.0",
+        b"POST /a?b HTTP/1.1",
+        b"PUT http://a:1/b HTTP/1.1",
+        b"\r\nHEAD /%41 HTTP/1.1",
+        b"OPTIONS * HTTP/1.1",
+        b"CONNECT a:1 HTTP/1.1",
+        b"TRACE /" + b"x" * 300 + b" HTTP/1.1",
     ]
 )
 HEADERS = st.sampled_from(
     [
-        *(b"Host: a", b"Host: b", b"Host: [::1]:80", b"host:a\t", b"A: b", b"A:", b"X-Y: \xff\t\x80", b"Cookie: a=b; c=d"),
-        *(b"Connection: close", b"Connection: keep-alive", b"Connection: x, Close", b"Connection: upgrade, keep-alive"),
-        *(b"Content-Length: 5", b"Content-Length: 0", b"Content-Length: 5, 5", b"content-length:\t005 ", b"Upgrade: x"),
-        *(b"Transfer-Encoding: chunked", b"transfer-encoding: CHUNKED\t", b"Transfer-Encoding: gzip, chunked"),
-        *(b"Expect: 100-continue", b"Range: bytes=0-1", b"Proxy-Connection: close", b"Keep-Alive: timeout=5"),
+        b"Host: a",
+        b"Host: [::1]:80",
+        b"host:a\t",
+        b"A: b",
+        b"A:",
+        b"X-Y: \xff\t\x80",
+        b"Connection: close",
+        b"Connection: keep-alive",
+        b"Connection: x, Close",
+        b"Connection: upgrade, keep-alive",
+        b"Upgrade: x",
+        b"Content-Length: 5",
+        b"Content-Length: 0",
+        b"Content-Length: 5, 5",
+        b"content-length:\t005 ",
+        b"Transfer-Encoding: chunked",
+        b"transfer-encoding: CHUNKED\t",
+        b"Transfer-Encoding: gzip, chunked",
+        b"Transfer-Encoding: chunked, x",
+        b"Expect: 100-continue",
+        b"Keep-Alive: timeout=5",
     ]
 )
 BODIES = st.sampled_from(
     [
-        *(b"", b"hello", CODED, b"5\r\nhello\r\n", b"0\r\n\r\n", b"0\r\nA: b\r\n\r\n", b"5;a=b\r\nhello\r\n0;c\r\n\r\n"),
-        *(b"1\r\na\r\n1\r\nb\r\n0\r\nA: b\r\nC: d\r\n\r\n", b"00\r\n\r\n", b"A\r\n0123456789\r\n0\r\n\r\n"),
+        b"",
+        b"hello",
+        CODED,
+        b"5\r\nhello\r\n",
+        b"0\r\n\r\n",
+        b"00\r\n\r\n",
+        b"0\r\nA: b\r\n\r\n",
+        b"5;a=b\r\nhello\r\n0;c\r\n\r\n",
+        b"1\r\na\r\n1\r\nb\r\n0\r\nA: b\r\nC: d\r\n\r\n",
+        b"A\r\n0123456789\r\n0\r\n\r\n",
     ]
 )
 
@@ -345,7 +386,8 @@ def test_any_mixture_of_lines(line, lines, body, with_host):
 def test_any_mixture_of_lines_damaged(line, lines, body, data):
     whole = bytearray(head(*lines, line=line, body=body))
     place = data.draw(st.integers(0, len(whole) - len(NEXT)))
-    whole[place : place + data.draw(st.integers(0, 2))] = data.draw(st.sampled_from(fuzz_parse.WORDS) | st.binary(max_size=2))
+    gone = data.draw(st.integers(0, 2))
+    whole[place : place + gone] = data.draw(st.sampled_from(fuzz_parse.WORDS) | st.binary(max_size=2))
     compare(bytes(whole))
 
 

@@ -1,15 +1,18 @@
 """Whatever the bytes, the parser neither crashes nor reads outside them, and what it says about them is consistent.
 
-By hand, with coverage to guide it (`pip install atheris`; a module built with `CC=clang CFLAGS=-fsanitize=fuzzer-no-link`
-lets it see into the parser, too):
+By hand, with coverage to guide it (`pip install atheris`), from a folder that is filled with `SEEDS` when it is empty:
 
-    python tests/fuzz/fuzz_parse.py [CORPUS_FOLDER] [-max_len=4096] [other libFuzzer options]
+    python tests/fuzz/fuzz_parse.py CORPUS_FOLDER [-max_len=1024] [other libFuzzer options]
+
+A module built with `CC=clang CFLAGS=-fsanitize=address,fuzzer-no-link` lets the fuzzer see into the parser; then
+`LD_PRELOAD=$(python -c "import atheris; print(atheris.path())")/asan_with_fuzzer.so` has to be set.
 
 `tests/unit/test_parse_fuzz.py` runs the same checks over a bounded number of mutations, the same ones each time.
 """
 
 import random
 import sys
+from pathlib import Path
 
 from batchbridge.cython_ext import parse
 
@@ -17,19 +20,19 @@ from batchbridge.cython_ext import parse
 SEEDS = (
     b"GET / HTTP/1.1\r\nHost: example.com\r\n\r\n",
     b"\r\nHEAD /a/../b%20c?d=e HTTP/1.0\r\nConnection: keep-alive, close\r\n\r\n",
-    b"GET http://[::1]:80/x HTTP/1.1\r\nHost: a\r\nRange: bytes=0-\r\nIf-None-Match: \"a\", \"b\"\r\nCookie: a=b\r\n\r\n",
+    b'GET http://[::1]:80/x HTTP/1.1\r\nHost: a\r\nRange: bytes=0-\r\nIf-None-Match: "a", "b"\r\nCookie: a=b\r\n\r\n',
     b"OPTIONS * HTTP/1.1\r\nHost:\r\nX:\t\xff y \r\n\r\n",
     b"CONNECT example.com:443 HTTP/1.1\r\nHost: example.com\r\nUpgrade: x\r\n\r\n",
     b"POST /a HTTP/1.1\r\nHost: a:8080\r\nContent-Length: 5\r\nExpect: 100-continue\r\n\r\nhello",
     b"PUT /a HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\nCache-Control: max-age=0, no-cache\r\n\r\n"
-    b"5;a=\"b\"\r\nhello\r\n0\r\nA: b\r\n\r\nGET / HTTP/1.1\r\n",
+    b'5;a="b"\r\nhello\r\n0\r\nA: b\r\n\r\nGET / HTTP/1.1\r\n',
     b"10\r\n0123456789abcdef\r\n1;x\r\na\r\n0\r\n\r\n",
     b"/a/%2e%2e//b/./c%2Fd%00/../..",
 )
 WORDS = (
-    *(b"\r\n", b"\r", b"\n", b"\r\n\r\n", b" ", b"\t", b":", b",", b"\x00", b"\x7f", b"\x80", b"%", b"#", b"@", b"[", b"/"),
-    *(b"Host: b\r\n", b"Content-Length: 3\r\n", b"Transfer-Encoding: chunked\r\n", b"Connection: close\r\n", b"chunked"),
-    *(b"HTTP/1.1", b"HTTP/2.0", b"http://", b"..", b"//", b"?", b"*", b"0\r\n", b"ffffffffffffffff", b"65536", b"%2f"),
+    *map(bytes, zip(b"\r\n \t:,\x00\x7f\x80%#@[/?*", strict=True)),
+    *(b"\r\n", b"\r\n\r\n", b"0\r\n", b"..", b"//", b"%2f", b"http://", b"HTTP/1.1", b"HTTP/2.0", b"65536"),
+    *(b"chunked", b"ffffffffffffffff", b"Host: b\r\n", b"Content-Length: 3\r\n", b"Transfer-Encoding: chunked\r\n"),
 )
 LIMITS = {"head_size_bytes": 300, "target_size_bytes": 40, "header_count": 6}
 
@@ -112,6 +115,10 @@ def mutate(chance: random.Random) -> bytes:
 def main() -> None:
     import atheris
 
+    folder = Path(sys.argv[1])
+    if not any(folder.iterdir()):
+        for index, seed in enumerate(SEEDS):
+            (folder / f"seed-{index}").write_bytes(seed)
     atheris.Setup(sys.argv, check)
     atheris.Fuzz()
 

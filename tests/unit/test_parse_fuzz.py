@@ -3,7 +3,6 @@
 import random
 
 import pytest
-
 from fuzz import fuzz_parse
 
 
@@ -17,7 +16,7 @@ def test_seeds_cut_anywhere(seed):
 @pytest.mark.parametrize("batch", range(10))
 def test_mutations(batch):
     chance = random.Random(batch)
-    for _ in range(800):
+    for _ in range(500):
         fuzz_parse.check(fuzz_parse.mutate(chance))
 
 

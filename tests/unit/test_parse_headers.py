@@ -374,6 +374,14 @@ def test_connection_says_whether_to_stay(version, values, keeps):
     assert bool(flags(*lines, line=b"GET / HTTP/" + version) & HeadFlag.HEAD_KEEP_ALIVE) == keeps
 
 
+def test_connect_has_no_body_and_ends_the_connection():
+    line = b"CONNECT b:1 HTTP/1.1"
+    assert not flags(line=line) & HeadFlag.HEAD_KEEP_ALIVE
+    assert not flags(b"Connection: keep-alive", line=line) & HeadFlag.HEAD_KEEP_ALIVE
+    for framing in (b"Content-Length: 0", b"Content-Length: 5", b"Transfer-Encoding: chunked"):
+        assert judge(framing, line=line) == -400
+
+
 # ---- Expect
 
 

@@ -138,7 +138,7 @@ def is_hexadecimal(text):
     return all(byte in b"0123456789abcdefABCDEF" for byte in text)
 
 
-@settings(derandomize=True, deadline=None, max_examples=2000)
+@settings(derandomize=True, deadline=None, max_examples=1000)
 @given(st.lists(SEGMENTS, max_size=8))
 def test_any_path_decodes_as_the_reference_does(segments):
     path = b"/" + b"/".join(segments)

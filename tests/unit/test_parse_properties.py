@@ -6,10 +6,11 @@ from hypothesis import strategies as st
 from batchbridge.cython_ext import parse
 from batchbridge.cython_ext.parse import HeadFlag, KnownHeader, Method, TargetForm
 
-DETERMINISTIC = settings(derandomize=True, deadline=None, max_examples=500)
+DETERMINISTIC = settings(derandomize=True, deadline=None, max_examples=250)
 
 TOKEN = st.text("!#$%&'*+-.^_`|~09azAZ", min_size=1, max_size=12).map(str.encode)
-VALUE_BYTES = st.binary(max_size=40).map(lambda text: bytes(byte for byte in text if byte in b"\t" or 32 <= byte != 127))
+CONTROL_BYTES = bytes(set(range(32)) - {9} | {127})
+VALUE_BYTES = st.binary(max_size=40).map(lambda text: text.translate(None, CONTROL_BYTES))
 SPACE = st.text(" \t", max_size=2).map(str.encode)
 HOSTS = st.sampled_from([b"a", b"example.com:8080", b"[::1]", b"127.0.0.1:", b"%41"])
 METHODS = {name: getattr(Method, f"METHOD_{name.decode()}") for name in (b"GET", b"HEAD", b"POST", b"PUT", b"DELETE")}
@@ -84,17 +85,17 @@ def test_a_head_cut_anywhere_is_the_same_head(request, cuts):
     assert parse.parse_request(data, cuts=range(len(data))) == found
 
 
-@settings(DETERMINISTIC, max_examples=200)
+@settings(DETERMINISTIC, max_examples=100)
 @given(requests())
 def test_a_part_of_a_valid_head_is_never_refused(request):
-    data, found = request
+    data, _ = request
     assert [parse.parse_request(data[:length]) for length in range(len(data))] == [0] * len(data)
 
 
 @DETERMINISTIC
 @given(requests(), st.integers(0, 400), st.integers(0, 4), st.binary(max_size=4))
 def test_damaged_heads_get_the_same_verdict_at_every_cut(request, place, gone, put):
-    data, found = request
+    data, _ = request
     data = data[:place] + put + data[place + gone :]
     verdict = parse.parse_request(data)
     assert parse.parse_request(data, cuts=range(len(data))) == verdict

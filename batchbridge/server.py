@@ -1,0 +1,538 @@
+"""The server: routes, life and figures. What an application holds, and what the command runs."""
+
+from __future__ import annotations
+
+import contextlib
+import mimetypes
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from .config import Address, Config
+from .errors import BatchBridgeError, BindError, ConfigError, EngineError
+from .handlers import Array, Handler, HandlerThread, Json, Msgpack
+from .machine import Machine
+from .policy import BatchPolicy
+
+if TYPE_CHECKING:
+    from .cython_ext.engine import EngineThread
+    from .testing import TestClient
+
+__all__ = ["Cache", "Server"]
+
+Lifespan = Callable[["Server"], "contextlib.AbstractContextManager[Any] | Generator[Any]"]
+
+PURGE_KINDS = {"url": 0, "prefix": 1, "tag": 2}
+
+#: Batches that a worker is given before it has ended the first: one where it runs them one after the other, more where
+#: an event loop lets them overlap.
+LANE_BATCHES = {False: 1, True: 32}
+
+#: How long an engine may take to start or, after its drain, to end.
+ENGINE_PATIENCE_S = 10.0
+
+
+class Cache:
+    """A server's cache, as far as Python steers it."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+
+    def purge(self, *, url: str | None = None, prefix: str | None = None, tag: str | None = None) -> int:
+        """Removes objects by URL (a path with its query, as requested), by prefix of it, or by tag; how many went.
+
+        When it returns, no engine answers with the old bytes any more.
+        """
+        given = {name: text for name, text in (("url", url), ("prefix", prefix), ("tag", tag)) if text is not None}
+        if len(given) != 1:
+            raise ValueError(f"purge takes one of url, prefix and tag, not {len(given)} of them")
+        (name, text), *_ = given.items()
+        return sum(engine.purge(PURGE_KINDS[name], text.encode()) for engine in self._server.engines)
+
+    def stats(self) -> dict[str, Any]:
+        """Objects, bytes, hits, misses and so on, of all engines together."""
+        return dict(self._server.stats()["cache"])
+
+
+class Server:
+    """An HTTP server: files below `root`, batch handlers, and whatever is behind them.
+
+    Each parameter is optional, and goes before the same setting of `config` (a :class:`Config`, or the path of a TOML
+    file). `lifespan(server)` is a context manager (or a generator function) entered once per handler thread; what it
+    yields is `batch.state`. Raises ConfigError for settings that make no sense.
+    """
+
+    def __init__(
+        self,
+        *,
+        root: str | os.PathLike[str] | None = None,
+        bind: str | Sequence[str] | None = None,
+        asgi: Any = None,
+        wsgi: Any = None,
+        lifespan: Lifespan | None = None,
+        handler_threads: int | None = None,
+        engine: str | None = None,
+        config: Config | str | os.PathLike[str] | None = None,
+    ) -> None:
+        if config is None:
+            config = Config()
+        elif not isinstance(config, Config):
+            config = Config.from_toml(config)
+        named = {
+            "root": os.fspath(root) if root is not None else None,
+            "bind": (bind,) if isinstance(bind, str) else bind,
+            "handler_threads": handler_threads,
+            "engine": engine,
+        }
+        if asgi is not None and wsgi is not None:
+            raise ConfigError("asgi and wsgi: one application can take what has no route, not two")
+        self.asgi = asgi
+        self.wsgi = wsgi
+        self.lifespan = lifespan
+        self.config = config.replace(**{name: value for name, value in named.items() if value is not None})
+        self.cache = Cache(self)
+        self.machine = Machine(self.config.role)
+        self.handlers: dict[str, Handler] = {}
+        self.engines: list[EngineThread] = []
+        self.engine = ""
+        self.draining = False
+        self._listeners: list[list[socket.socket]] = []
+        self._engine_threads: list[threading.Thread] = []
+        self._handler_threads: list[HandlerThread] = []
+        self._errors: list[BaseException] = []
+        self._root_fd = -1
+        self._log_fd = -1
+        self._admin: Any = None
+        self._ended = threading.Event()
+        self._final_stats: dict[str, Any] | None = None
+
+    # --- routes ---
+
+    def batch(
+        self,
+        path: str,
+        *,
+        methods: Sequence[str] = ("GET",),
+        decode: Json | Msgpack | Array | None = None,
+        vary: Sequence[str] = (),
+        **policy: Any,
+    ) -> Callable[[Callable[[Any], Any]], Callable[[Any], Any]]:
+        """Declares a batch handler for `path`, such as ``"/score/{model}"``; ``{name:path}`` takes the path's rest.
+
+        The function is called with a :class:`Batch`, may be ``async def``, and answers each item: by `respond()`, or by
+        returning one entry an item. `policy`: the fields of :class:`BatchPolicy`. `vary`: request headers that tell
+        answers apart, for the cache and for coalescing. Raises ConfigError for what makes no sense.
+        """
+        if self.engines:
+            raise ConfigError(f"the route {path!r} cannot be added while the server runs")
+        if path in self.handlers:
+            raise ConfigError(f"the route {path!r} is declared twice")
+        declared = BatchPolicy(**policy)
+
+        def declare(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+            self.handlers[path] = Handler(path, function, declared, methods=methods, decode=decode, vary=vary)
+            return function
+
+        return declare
+
+    @property
+    def routes(self) -> Mapping[str, Handler]:
+        """The declared routes, by path."""
+        return self.handlers
+
+    def policy(self, path: str) -> BatchPolicy:
+        """The batch policy of a route, as it is now. Raises KeyError for an unknown path."""
+        return self.handlers[path].policy
+
+    def set_policy(self, path: str, **changes: Any) -> BatchPolicy:
+        """Changes a route's batch policy, in effect from its next batch; returns the new one.
+
+        Raises KeyError for an unknown path, ConfigError for a change that makes no sense.
+        """
+        handler = self.handlers[path]
+        handler.policy = self._bounded(handler.policy.changed(**changes))
+        for engine in self.engines:
+            engine.set_policy(engine.routes.index(path), handler.settings()["policy"])
+        return handler.policy
+
+    def _bounded(self, policy: BatchPolicy) -> BatchPolicy:
+        return policy.changed(max_batch_size=min(policy.max_batch_size, self.config.batch_size_max))
+
+    def configure(self, changes: Mapping[str, Any]) -> None:
+        """Changes settings before the server starts. Raises ConfigError."""
+        if self.engines:
+            raise ConfigError("settings cannot be changed while the server runs")
+        self.config = self.config.replace(**changes)
+        if self.config.role != self.machine.role:
+            self.machine = Machine(self.config.role)
+
+    # --- life ---
+
+    def start(self) -> None:
+        """Listens and serves, on threads of its own. Raises BindError, EngineError, ConfigError, or what the lifespan
+        raised; then nothing was left running."""
+        if self.engines:
+            raise BatchBridgeError("the server runs already")
+        self.config.check_serving(len(self.handlers) + (self.asgi is not None) + (self.wsgi is not None))
+        for path in self.config.routes:
+            if path not in self.handlers:
+                raise ConfigError(f"route {path!r}: no handler has this path; there are {', '.join(self.handlers)}")
+        self.draining = False
+        self._ended.clear()
+        self._errors.clear()
+        self._final_stats = None
+        try:
+            self._start()
+        except BaseException:
+            self.stop(drain_timeout_s=0.0)
+            raise
+
+    def _start(self) -> None:
+        from .doctor import choose_engine
+
+        self.engine, _ = choose_engine(self.config.engine)
+        handlers = self._all_handlers()
+        self._open_files()
+        self._listeners = listen(self.config)
+        self._make_engines(handlers)
+        if self.config.handler_threads:
+            self._start_workers(handlers)
+        for number, engine in enumerate(self.engines):
+            name = f"batchbridge-engine-{number}"
+            thread = threading.Thread(target=self._run_engine, args=(engine, handlers), name=name, daemon=True)
+            self._engine_threads.append(thread)
+            thread.start()
+        for engine in self.engines:
+            if not engine.ready.wait(ENGINE_PATIENCE_S):
+                raise EngineError(f"the {self.engine} engine did not start within {ENGINE_PATIENCE_S:.0f} s")
+        if self._errors:
+            raise self._errors[0]
+        if self.config.admin is not None:
+            from . import admin
+
+            self._admin = admin.start(self, self.config.admin)
+
+    def _all_handlers(self) -> list[Handler]:
+        """The declared handlers with the configuration's policies, and those that stand behind all routes."""
+        for path, changes in self.config.routes.items():
+            self.handlers[path].policy = self.handlers[path].policy.changed(**changes)
+        for handler in self.handlers.values():
+            handler.policy = self._bounded(handler.policy)
+        from .fallbacks import fallback_handlers
+
+        return [*self.handlers.values(), *fallback_handlers(self)]
+
+    def _open_files(self) -> None:
+        config = self.config
+        if config.root is not None:
+            try:
+                self._root_fd = os.open(config.root, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            except OSError as error:
+                raise ConfigError(f"root: {config.root!r} cannot be opened: {error.strerror}") from None
+        self._log_fd = open_log(config.access_log)
+
+    def _make_engines(self, handlers: list[Handler]) -> None:
+        from .cython_ext.engine import EngineThread
+
+        kind: type[EngineThread]
+        if self.engine == "io_uring":
+            from .cython_ext.uring import UringEngine as kind
+        else:
+            from .cython_ext.epoll import EpollEngine as kind
+        settings = self.engine_settings(handlers)
+        lanes = max(1, self.config.handler_threads) if handlers else 0
+        for listeners in self._listeners:
+            self.engines.append(kind(settings, [handler.settings() for handler in handlers], lanes, listeners))
+        self.machine.table.listeners[:] = [engine.set_table for engine in self.engines]
+
+    def engine_settings(self, handlers: list[Handler]) -> dict[str, Any]:
+        """What an engine needs to know, as one dict."""
+        config = self.config
+        types = {
+            extension[1:].lower().encode(): name.encode()
+            for extension, name in [*mimetypes.MimeTypes(()).types_map[True].items(), *config.mime.items()]
+        }
+        if self.engine == "io_uring":
+            from .cython_ext import ring
+
+            features = ring.probe()
+        else:
+            features = {}
+        return {
+            **{option: getattr(config, option) for option in config.__dataclass_fields__},
+            "table": dict(self.machine.table),
+            "types": types,
+            "default_type": b"application/octet-stream",
+            "index_files": tuple(name.encode() for name in config.index_files),
+            "root_fd": self._root_fd,
+            "access_log_fd": self._log_fd,
+            "lane_batches_max": LANE_BATCHES[any(handler.is_async for handler in handlers)],
+            "has_socket_command": features.get("socket_cmd", False),
+            "has_zero_copy": features.get("send_zc", False),
+        }
+
+    def _start_workers(self, handlers: list[Handler]) -> None:
+        from .cython_ext.worker import Worker
+
+        if not handlers:
+            return
+        for engine in self.engines:
+            for number in range(self.config.handler_threads):
+                worker = Worker(engine, number, handlers, True)
+                thread = HandlerThread(worker, self.entered, len(self._handler_threads))
+                self._handler_threads.append(thread)
+                thread.start()
+        for thread in self._handler_threads:
+            thread.started_up.wait()
+            if thread.error is not None:
+                raise thread.error
+
+    def _run_engine(self, engine: EngineThread, handlers: list[Handler]) -> None:
+        """An engine thread's life; with handler_threads=0 the lifespan is entered here."""
+        try:
+            if handlers and self.config.handler_threads == 0:
+                from .cython_ext.worker import Worker
+
+                worker = Worker(engine, 0, handlers, False)
+                engine.set_inline_worker(worker)
+                with self.entered() as state:
+                    worker.state = state
+                    engine.run()
+            else:
+                engine.run()
+        except BaseException as error:
+            self._errors.append(error)
+        finally:
+            engine.ready.set()
+            if self._errors or all(not other.running for other in self.engines):
+                self._ended.set()
+
+    @contextlib.contextmanager
+    def entered(self) -> Iterator[Any]:
+        """The lifespan, entered: yields what `batch.state` will be."""
+        if self.lifespan is None:
+            yield None
+            return
+        given = self.lifespan(self)
+        if not hasattr(given, "__enter__"):
+            given = contextlib.contextmanager(lambda: given)()  # type: ignore[arg-type, return-value]
+        with given as state:
+            yield state
+
+    def stop(self, drain_timeout_s: float | None = None) -> None:
+        """Accepts nothing more, answers what is under way, for `drain_timeout_s` at most, and ends."""
+        timeout_s = self.config.drain_timeout_s if drain_timeout_s is None else drain_timeout_s
+        self.draining = True
+        for listeners in self._listeners:
+            for listener in listeners:
+                # New connections are refused from now on; those in the backlog are reset.
+                with contextlib.suppress(OSError):
+                    listener.shutdown(socket.SHUT_RD)
+        for engine in self.engines:
+            engine.drain()
+        until = time.monotonic() + timeout_s
+        for thread in self._engine_threads:
+            thread.join(max(0.0, until - time.monotonic()))
+        for engine in self.engines:
+            engine.stop()
+        for thread in self._engine_threads:
+            thread.join(ENGINE_PATIENCE_S)
+        for thread in self._handler_threads:
+            thread.worker.close()
+        for thread in self._handler_threads:
+            thread.join(ENGINE_PATIENCE_S)
+        if self.engines:
+            self._final_stats = self.stats()
+        self._close()
+
+    def _close(self) -> None:
+        if self._admin is not None:
+            self._admin.close()
+            self._admin = None
+        for listeners in self._listeners:
+            for listener in listeners:
+                listener.close()
+        for fd in (self._root_fd, self._log_fd):
+            if fd > 2:
+                os.close(fd)
+        self._root_fd = self._log_fd = -1
+        self.machine.table.listeners.clear()
+        self._listeners = []
+        self.engines = []
+        self._engine_threads = []
+        self._handler_threads = []
+
+    def run(self, *, on_ready: Callable[[Server], None] | None = None) -> None:
+        """Serves until SIGTERM or SIGINT, then drains; SIGUSR1 reopens the access log. Only from the main thread.
+
+        A second signal ends it at once. Raises what start() raises.
+        """
+        told: list[int] = []
+        wake_read, wake_write = os.pipe()
+
+        def on_signal(number: int, _frame: Any) -> None:
+            if number == signal.SIGUSR1:
+                self.reopen_log()
+                return
+            told.append(number)
+            if len(told) > 1:
+                for engine in self.engines:
+                    engine.stop()
+            os.write(wake_write, b"x")
+
+        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+        previous = {number: signal.signal(number, on_signal) for number in numbers}
+        try:
+            self.start()
+            if on_ready is not None:
+                on_ready(self)
+            watcher = threading.Thread(target=self._tell_end, args=(wake_write,), daemon=True)
+            watcher.start()
+            os.read(wake_read, 1)
+            self.stop()
+            watcher.join()
+            if self._errors:
+                raise self._errors[0]
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+            os.close(wake_read)
+            os.close(wake_write)
+
+    def _tell_end(self, wake: int) -> None:
+        self._ended.wait()
+        os.write(wake, b"x")
+
+    def reopen_log(self) -> None:
+        """Opens the access log's path anew, after it was renamed; lines go on without a gap."""
+        if self._log_fd > 2:
+            fresh = open_log(self.config.access_log)
+            os.dup2(fresh, self._log_fd)
+            os.close(fresh)
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[Server]:
+        """Serves inside a with block, which it yields the server to."""
+        self.start()
+        try:
+            yield self
+        finally:
+            self.stop()
+
+    async def serve(self) -> None:
+        """Serves until cancelled, in an asyncio program; drains before it returns."""
+        import asyncio
+
+        await asyncio.to_thread(self.start)
+        try:
+            while not self._ended.is_set():
+                await asyncio.to_thread(self._ended.wait, 0.5)
+        finally:
+            await asyncio.shield(asyncio.to_thread(self.stop))
+
+    # --- figures ---
+
+    @property
+    def urls(self) -> list[str]:
+        """Where the server listens, while it runs."""
+        return [url_of(listener) for listener in self._listeners[0]] if self._listeners else []
+
+    @property
+    def url(self) -> str:
+        """The first of them. Raises BatchBridgeError while the server does not run."""
+        if not self._listeners:
+            raise BatchBridgeError("the server does not run, so it has no URL")
+        return self.urls[0]
+
+    def stats(self) -> dict[str, Any]:
+        """Counters of all engines together, as nested dicts; those of the last run once it is over."""
+        if not self.engines:
+            return self._final_stats or {}
+        total: dict[str, Any] = {}
+        for engine in self.engines:
+            add_up(total, engine.stats())
+        total["engine"]["name"] = self.engine
+        total["engine"]["threads"] = len(self.engines)
+        return total
+
+    def test_client(self) -> TestClient:
+        """A client that calls the whole path (parser, machine, bridge, handlers) without a socket."""
+        from .testing import TestClient
+
+        return TestClient(self)
+
+
+def add_up(total: dict[str, Any], part: Mapping[str, Any]) -> None:
+    """Adds the numbers of `part` to those of `total`, at every depth."""
+    for name, value in part.items():
+        if isinstance(value, Mapping):
+            add_up(total.setdefault(name, {}), value)
+        elif isinstance(value, list):
+            total[name] = [a + b for a, b in zip(total.get(name, [0] * len(value)), value, strict=True)]
+        else:
+            total[name] = total.get(name, 0) + value
+
+
+def open_log(where: str) -> int:
+    """The access log's descriptor: -1 for "off", 1 for "-". Raises ConfigError."""
+    if where == "off":
+        return -1
+    if where == "-":
+        return 1
+    try:
+        return os.open(where, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise ConfigError(f"access_log: {where!r} cannot be opened: {error.strerror}") from None
+
+
+def listen(config: Config) -> list[list[socket.socket]]:
+    """Listening sockets: for each engine thread a list, of one socket an address (SO_REUSEPORT shares them out)."""
+    groups: list[list[socket.socket]] = [[] for _ in range(config.engine_threads)]
+    try:
+        for address in config.addresses:
+            port = address.port
+            for group in groups:
+                group.append(listen_at(address, port, config))
+                port = group[-1].getsockname()[1]
+    except BaseException:
+        for group in groups:
+            for listener in group:
+                listener.close()
+        raise
+    return groups
+
+
+def listen_at(address: Address, port: int, config: Config) -> socket.socket:
+    """One listening socket. Raises BindError."""
+    spoken = str(address)
+    try:
+        family, _, _, _, where = socket.getaddrinfo(
+            address.host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        listener = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+    except OSError as error:
+        raise BindError.of(spoken, error) from None
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if config.engine_threads > 1:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        if family == socket.AF_INET6:
+            listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        # Accepted sockets inherit it.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        listener.bind(where)
+        listener.listen(config.accept_backlog)
+    except OSError as error:
+        listener.close()
+        raise BindError.of(spoken, error) from None
+    return listener
+
+
+def url_of(listener: socket.socket) -> str:
+    """http://HOST:PORT of a listening socket."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

@@ -1,0 +1,68 @@
+# What handlers see: batches and requests, as Python objects over the bridge's shared memory.
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+
+from batchbridge.cython_ext.bridge cimport Completion, Dispatch, Item, Lane, Slab, SlabPool
+
+
+# A worker's end of a lane, with what keeps its memory mapped.
+cdef class LaneEnd:
+    cdef Lane lane
+    cdef SlabPool slabs
+    cdef object memories
+    cdef uint32_t response_size_bytes_max
+    cdef uint32_t unshown                       # completions written and not shown yet
+    cdef uint32_t show_after                    # 0: at the batch's end
+    cdef bint may_wait                          # for room in the arena; not on the engine's own thread
+
+    cdef char *room(self, uint32_t size_bytes, uint32_t *offset)
+    cdef Completion *completion(self, Slab *slab, uint32_t item, int status) noexcept
+    cdef void written(self) noexcept
+    cdef int complete(self, Slab *slab, uint32_t item, int status, const char *headers, uint32_t headers_length,
+                      const char *body, uint64_t body_length, uint32_t ttl_s, uint32_t flags, bytes tags) except -1
+    cdef void complete_status(self, Slab *slab, uint32_t item, int status) noexcept
+    cdef void end_batch(self, Slab *slab, uint32_t route) noexcept
+    cdef void show(self) noexcept
+
+
+cdef class Batch:
+    cdef LaneEnd end
+    cdef Slab *slab
+    cdef Item *items                            # of the batch: items[0] is its first
+    cdef uint32_t first                         # the slab's number of it
+    cdef uint32_t count
+    cdef uint32_t reason_number
+    cdef uint32_t number                        # of the route, as the engine counts
+    cdef uint32_t unanswered
+    cdef uint8_t *answered                      # by the item's place in the range
+    cdef list order                             # places of the range that make up the batch; None: all of them
+    cdef list requests                          # made so far, by place; None: none
+    cdef Batch whole                            # of which this is a part (isolation); None
+    cdef readonly object state
+    cdef readonly object route
+
+    cdef Request request_at(self, uint32_t place)
+    cdef int answer(self, uint32_t place, object entry) except -1
+    cdef int answer_plain(self, uint32_t place, const char *body, Py_ssize_t length, bytes lines) except -1
+    cdef int answer_full(self, uint32_t place, body, int status, content_type, headers, cache_ttl_s, tags,
+                         bint public) except -1
+    cdef void answer_status(self, uint32_t place, int status) noexcept
+
+
+cdef class Request:
+    cdef Batch batch
+    cdef Item *item
+    cdef uint32_t place
+    cdef object known_headers
+    cdef object known_value
+
+    cdef bytes text(self, uint32_t offset, uint32_t length)
+
+
+# Bytes of shared memory, for as long as somebody looks at them.
+cdef class View:
+    cdef Batch batch
+    cdef char *start
+    cdef Py_ssize_t length
+
+
+cdef Batch open_batch(LaneEnd end, const Dispatch *dispatch, object route, object state)

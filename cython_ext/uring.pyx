@@ -1,0 +1,592 @@
+"""The io_uring driver: multishot accept into direct descriptors, multishot receive from provided buffers, one submit a turn.
+
+The rules:
+
+- A send of the scratch is tried at once and makes a completion only when it falls short: DONTWAIT | WAITALL with
+  CQE_SKIP_SUCCESS reports each short send, which NOSIGNAL alone would hide. Such a completion is made while the entry
+  is submitted, so it is the first thing that the next turn sees of its connection.
+- Every other operation of a connection is counted (Connection.operations) until its last completion. The record is
+  freed, and its slot reused, when the count is 0 and the descriptor closed: no completion ever meets a stranger.
+- A last response and its close are linked, so that data and FIN share a segment and a short send breaks the chain.
+- A zero-copy send holds its Answer until the kernel's notification; the next response does not wait for that (law 4).
+"""
+import os
+
+from libc.errno cimport EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memset
+
+from batchbridge.cython_ext.accesslog cimport log_flush, log_written
+from batchbridge.cython_ext.bridge cimport RESPONSE_BLOCK_SIZE_BYTES
+from batchbridge.cython_ext.connection cimport (
+    connection_closed, connection_lost, connection_open, connection_peer, received, received_end)
+from batchbridge.cython_ext.core cimport (
+    ANSWER_LANE, CONNECTION_CLOSES, CONNECTION_FREE, CONNECTION_OPEN, IS_CLOSING, IS_PAUSED, IS_RECEIVING, LANES_MAX, Answer,
+    Connection, Engine)
+from batchbridge.cython_ext.engine cimport EngineThread, turn_begin, turn_end, turn_goes_on, turn_wait_us
+from batchbridge.cython_ext.ring cimport *
+from batchbridge.cython_ext.send cimport answer_at, answer_drop, answer_hold, file_read, send_fell_short, sent
+
+from batchbridge.errors import EngineError
+
+
+cdef extern from "compat.h" nogil:
+    int ECANCELED
+    void bb_prep_peer_name(io_uring_sqe *, int, void *, uint32_t) noexcept
+
+
+cdef extern from "<sys/socket.h>" nogil:
+    int MSG_DONTWAIT, MSG_NOSIGNAL, MSG_WAITALL, MSG_MORE, SHUT_WR, AF_INET, AF_INET6
+
+
+cdef extern from "<arpa/inet.h>" nogil:
+    uint16_t ntohs(uint16_t) noexcept
+
+
+cdef extern from "<unistd.h>" nogil:
+    ssize_t write(int, const void *, size_t) noexcept
+    int close(int) noexcept
+
+
+cdef enum:
+    SUBMISSION_ENTRIES = 4096
+    COMPLETION_ENTRIES = 65536
+    COMPLETIONS_AT_ONCE = 256
+    LISTENERS_MAX = 16
+    PEER_NAME_SIZE_BYTES = 32
+    SHORT_WAIT_US = 20000           # longer waits are timer entries, which cost nothing while they are not due
+    ACCEPT_RETRY_US = 100000
+
+
+# What a completion is of: the top byte of its user_data. Below it 24 bits of the connection's generation, and its index
+# (or the number of a listener, or of an Answer).
+cdef enum Operation:
+    OPERATION_ACCEPT = 1
+    OPERATION_PEER
+    OPERATION_RECEIVE
+    OPERATION_SEND
+    OPERATION_SEND_REPORTED
+    OPERATION_SEND_ZERO_COPY
+    OPERATION_READ
+    OPERATION_CLOSE
+    OPERATION_FINISH
+    OPERATION_CANCEL
+    OPERATION_BELL
+    OPERATION_RING
+    OPERATION_LOG
+    OPERATION_TIMER
+    OPERATION_CLOSE_FILE
+
+
+cdef struct Uring:
+    Ring ring
+    int listeners[16]
+    uint32_t listener_count
+    uint32_t accepting              # bits by listener: a multishot accept is armed
+    uint64_t accept_retry_us        # 0, or when to try again what failed for lack of descriptors
+    uint64_t bell_value
+    uint64_t one
+    uint64_t timer_us               # the earliest timer entry that is armed; 0: none
+    __kernel_timespec timer
+    uint8_t has_peer_names          # the kernel has socket commands
+    uint8_t lanes_registered        # the arenas are fixed buffers, by the lane's number
+    char *peer_names                # PEER_NAME_SIZE_BYTES for each connection
+    const char *log_text
+    uint32_t log_left
+
+
+cdef Uring *driver_of(const Engine *engine) noexcept nogil:
+    return <Uring *>engine.driver_data
+
+
+# --- entries ---------------------------------------------------------------------------------------------------------
+
+cdef void name_entry(io_uring_sqe *entry, int operation, const Connection *connection, uint32_t flags) noexcept nogil:
+    entry.flags |= <uint8_t>flags
+    entry.user_data = tag(operation, connection)
+
+
+cdef uint64_t tag(int operation, const Connection *connection) noexcept nogil:
+    return (<uint64_t>operation << 56) | (<uint64_t>(connection.generation & 0xFFFFFF) << 32) | connection.index
+
+
+cdef void arm_accept(Uring *driver, uint32_t listener) noexcept nogil:
+    cdef io_uring_sqe *entry = ring_entry(&driver.ring)
+    io_uring_prep_multishot_accept_direct(entry, driver.listeners[listener], NULL, NULL, 0)
+    entry.user_data = (<uint64_t>OPERATION_ACCEPT << 56) | listener
+    driver.accepting |= 1u << listener
+
+
+cdef void arm_receive(Uring *driver, Connection *connection) noexcept nogil:
+    cdef io_uring_sqe *entry = ring_entry(&driver.ring)
+    io_uring_prep_recv_multishot(entry, connection.fd, NULL, 0, 0)
+    entry.buf_group = RECEIVE_GROUP
+    name_entry(entry, OPERATION_RECEIVE, connection, IOSQE_FIXED_FILE | IOSQE_BUFFER_SELECT)
+    connection.flags |= IS_RECEIVING
+    connection.operations += 1
+
+
+cdef void arm_bell(Uring *driver, int bell) noexcept nogil:
+    cdef io_uring_sqe *entry = ring_entry(&driver.ring)
+    io_uring_prep_read(entry, bell, &driver.bell_value, 8, 0)
+    entry.user_data = <uint64_t>OPERATION_BELL << 56
+
+
+cdef void cancel(Uring *driver, const Connection *connection, int operation, uint32_t flags) noexcept nogil:
+    cdef io_uring_sqe *entry = ring_entry(&driver.ring)
+    io_uring_prep_cancel64(entry, tag(operation, connection), 0)
+    name_entry(entry, OPERATION_CANCEL, connection, IOSQE_CQE_SKIP_SUCCESS | flags)
+
+
+cdef void close_slot(Uring *driver, Connection *connection) noexcept nogil:
+    cdef io_uring_sqe *entry = ring_entry(&driver.ring)
+    io_uring_prep_close_direct(entry, <unsigned int>connection.fd)
+    name_entry(entry, OPERATION_CLOSE, connection, 0)
+    connection.operations += 1
+
+
+# --- the driver's functions ------------------------------------------------------------------------------------------
+
+cdef void driver_send(Engine *engine, Connection *connection, const char *data, uint32_t length) noexcept nogil:
+    cdef io_uring_sqe *entry = ring_entry(&driver_of(engine).ring)
+    io_uring_prep_send(entry, connection.fd, data, length, MSG_DONTWAIT | MSG_WAITALL | MSG_NOSIGNAL)
+    name_entry(entry, OPERATION_SEND, connection, IOSQE_FIXED_FILE | IOSQE_CQE_SKIP_SUCCESS)
+
+
+cdef void driver_send_last(Engine *engine, Connection *connection, const char *data, uint32_t length) noexcept nogil:
+    cdef Uring *driver = driver_of(engine)
+    cdef io_uring_sqe *entry = ring_entry(&driver.ring)
+    io_uring_prep_send(entry, connection.fd, data, length, MSG_DONTWAIT | MSG_WAITALL | MSG_NOSIGNAL | MSG_MORE)
+    name_entry(entry, OPERATION_SEND, connection, IOSQE_FIXED_FILE | IOSQE_CQE_SKIP_SUCCESS | IOSQE_IO_LINK)
+    if connection.flags & IS_RECEIVING:
+        # A hard link: that there was nothing left to cancel must not keep the descriptor open.
+        cancel(driver, connection, OPERATION_RECEIVE, IOSQE_IO_HARDLINK)
+    close_slot(driver, connection)
+    connection.flags |= IS_CLOSING
+
+
+cdef void driver_send_reported(Engine *engine, Connection *connection, const char *data, uint64_t length, bint more,
+                               Answer *answer) noexcept nogil:
+    cdef Uring *driver = driver_of(engine)
+    cdef io_uring_sqe *entry = ring_entry(&driver.ring)
+    cdef int flags = MSG_NOSIGNAL | MSG_MORE if more else MSG_NOSIGNAL
+    connection.operations += 1
+    if answer is NULL or answer.kind != ANSWER_LANE or not driver.lanes_registered:
+        io_uring_prep_send(entry, connection.fd, data, length, flags)
+        name_entry(entry, OPERATION_SEND_REPORTED, connection, IOSQE_FIXED_FILE)
+        return
+    io_uring_prep_send_zc(entry, connection.fd, data, length, flags, 0)
+    entry.ioprio |= <uint16_t>IORING_RECVSEND_FIXED_BUF
+    entry.buf_index = lane_number(engine, answer)
+    entry.flags |= <uint8_t>IOSQE_FIXED_FILE
+    entry.user_data = (<uint64_t>OPERATION_SEND_ZERO_COPY << 56) | answer.index
+    answer.connection_index = connection.index
+    answer.connection_generation = connection.generation
+    answer_hold(answer)
+    engine.counters.zero_copy_sends += 1
+    engine.counters.zero_copy_pending += 1
+
+
+cdef uint16_t lane_number(const Engine *engine, const Answer *answer) noexcept nogil:
+    cdef uint16_t number = 0
+    while engine.lanes[number] is not answer.lane:
+        number += 1
+    return number
+
+
+cdef void driver_read_file(Engine *engine, Connection *connection, int file, char *out, uint32_t length,
+                           int64_t offset) noexcept nogil:
+    cdef io_uring_sqe *entry = ring_entry(&driver_of(engine).ring)
+    io_uring_prep_read(entry, file, out, length, <uint64_t>offset)
+    name_entry(entry, OPERATION_READ, connection, 0)
+    connection.operations += 1
+
+
+cdef void driver_close_file(Engine *engine, int file) noexcept nogil:
+    cdef io_uring_sqe *entry = ring_entry(&driver_of(engine).ring)
+    io_uring_prep_close(entry, file)
+    entry.flags |= <uint8_t>IOSQE_CQE_SKIP_SUCCESS
+    entry.user_data = <uint64_t>OPERATION_CLOSE_FILE << 56
+
+
+cdef void driver_pause(Engine *engine, Connection *connection) noexcept nogil:
+    if connection.flags & IS_RECEIVING:
+        cancel(driver_of(engine), connection, OPERATION_RECEIVE, 0)
+
+
+cdef void driver_resume(Engine *engine, Connection *connection) noexcept nogil:
+    # Where the cancellation is still under way, its completion finds that the pause is over and arms anew.
+    if not connection.flags & IS_RECEIVING:
+        arm_receive(driver_of(engine), connection)
+
+
+cdef void driver_finish(Engine *engine, Connection *connection, const char *data, uint32_t length) noexcept nogil:
+    cdef io_uring_sqe *entry
+    if length:
+        entry = ring_entry(&driver_of(engine).ring)
+        io_uring_prep_send(entry, connection.fd, data, length, MSG_DONTWAIT | MSG_WAITALL | MSG_NOSIGNAL)
+        name_entry(entry, OPERATION_SEND, connection, IOSQE_FIXED_FILE | IOSQE_CQE_SKIP_SUCCESS | IOSQE_IO_LINK)
+    entry = ring_entry(&driver_of(engine).ring)
+    io_uring_prep_shutdown(entry, connection.fd, SHUT_WR)
+    name_entry(entry, OPERATION_FINISH, connection, IOSQE_FIXED_FILE)
+    connection.operations += 1
+
+
+cdef void driver_tear_down(Engine *engine, Connection *connection) noexcept nogil:
+    cdef Uring *driver = driver_of(engine)
+    if connection.state == CONNECTION_CLOSES or connection.state == CONNECTION_FREE:
+        return
+    connection_lost(engine, connection)
+    if connection.flags & IS_CLOSING:
+        return                      # on_close sees to the rest: a slot is never closed twice
+    if connection.flags & IS_RECEIVING:
+        cancel(driver, connection, OPERATION_RECEIVE, 0)
+    if connection.output is not NULL:
+        cancel(driver, connection, OPERATION_SEND_REPORTED, 0)
+    close_slot(driver, connection)
+
+
+cdef void driver_ring_bell(Engine *engine, int bell) noexcept nogil:
+    cdef Uring *driver = driver_of(engine)
+    cdef io_uring_sqe *entry = ring_entry(&driver.ring)
+    io_uring_prep_write(entry, bell, &driver.one, 8, 0)
+    entry.flags |= <uint8_t>IOSQE_CQE_SKIP_SUCCESS
+    entry.user_data = <uint64_t>OPERATION_RING << 56
+
+
+cdef void driver_write_log(Engine *engine, const char *text, uint32_t length) noexcept nogil:
+    cdef Uring *driver = driver_of(engine)
+    cdef io_uring_sqe *entry = ring_entry(&driver.ring)
+    driver.log_text = text
+    driver.log_left = length
+    io_uring_prep_write(entry, engine.log.fd, text, length, <uint64_t>-1)
+    entry.user_data = <uint64_t>OPERATION_LOG << 56
+
+
+# --- completions -----------------------------------------------------------------------------------------------------
+
+cdef void on_accept(Engine *engine, uint32_t listener, int result, uint32_t flags) noexcept nogil:
+    cdef Uring *driver = driver_of(engine)
+    cdef Connection *connection
+    cdef io_uring_sqe *entry
+    if not flags & IORING_CQE_F_MORE:
+        driver.accepting &= ~(1u << listener)
+        if not engine.draining and result != -ECANCELED:
+            if result == -ENFILE or result == -EMFILE or result == -ENOMEM or result == -ENOBUFS:
+                # No descriptor left: it is tried again when a connection has closed, and after a while in any case.
+                driver.accept_retry_us = engine.now_us + ACCEPT_RETRY_US
+                engine.counters.refused += 1
+            else:
+                arm_accept(driver, listener)
+    if result < 0:
+        return
+    connection = connection_open(engine, result)
+    if connection is NULL:
+        engine.counters.refused += 1
+        entry = ring_entry(&driver.ring)
+        io_uring_prep_close_direct(entry, <unsigned int>result)
+        entry.flags |= <uint8_t>IOSQE_CQE_SKIP_SUCCESS
+        entry.user_data = <uint64_t>OPERATION_CLOSE_FILE << 56
+        return
+    if driver.has_peer_names:
+        # Carried out while it is submitted, so before the first bytes are seen: it needs no completion.
+        (<uint16_t *>peer_name(driver, connection))[0] = 0
+        entry = ring_entry(&driver.ring)
+        bb_prep_peer_name(entry, connection.fd, peer_name(driver, connection), PEER_NAME_SIZE_BYTES)
+        name_entry(entry, OPERATION_PEER, connection, IOSQE_FIXED_FILE | IOSQE_CQE_SKIP_SUCCESS)
+    arm_receive(driver, connection)
+
+
+cdef char *peer_name(const Uring *driver, const Connection *connection) noexcept nogil:
+    return driver.peer_names + <size_t>connection.index * PEER_NAME_SIZE_BYTES
+
+
+cdef void take_peer_name(const Uring *driver, Connection *connection) noexcept nogil:
+    """struct sockaddr_in or sockaddr_in6: family, port, then the address at byte 4 or 8."""
+    cdef const char *name = peer_name(driver, connection)
+    cdef int family = (<const uint16_t *>name)[0]
+    if family == AF_INET or family == AF_INET6:
+        connection_peer(connection, family, ntohs((<const uint16_t *>name)[1]), name + (4 if family == AF_INET else 8))
+
+
+cdef void on_receive(Engine *engine, Connection *connection, int result, uint32_t flags) noexcept nogil:
+    cdef Uring *driver = driver_of(engine)
+    cdef uint32_t buffer = flags >> IORING_CQE_BUFFER_SHIFT
+    if not flags & IORING_CQE_F_MORE:
+        connection.flags &= ~IS_RECEIVING
+        connection.operations -= 1
+    if result > 0:
+        if connection.family == 0 and driver.has_peer_names:
+            take_peer_name(driver, connection)
+        received(engine, connection, driver.ring.buffers + <size_t>buffer * driver.ring.buffer_size_bytes,
+                 <uint32_t>result)
+    if flags & IORING_CQE_F_BUFFER:
+        ring_give_back(&driver.ring, buffer)
+    if connection.state == CONNECTION_CLOSES or flags & IORING_CQE_F_MORE:
+        return
+    if result == 0:
+        received_end(engine, connection)
+    elif result > 0 or result == -ENOBUFS or result == -ECANCELED:
+        # Ended by the kernel for lack of buffers or room, or by a pause that may be over already.
+        if not connection.flags & (IS_PAUSED | IS_CLOSING):
+            arm_receive(driver, connection)
+    else:
+        driver_tear_down(engine, connection)
+
+
+cdef void on_zero_copy(Engine *engine, uint32_t index, int result, uint32_t flags) noexcept nogil:
+    """A zero-copy send makes two completions: what was sent, and that its bytes are no longer looked at."""
+    cdef Answer *answer = answer_at(engine, index)
+    cdef Connection *connection = &engine.connections[answer.connection_index]
+    if flags & IORING_CQE_F_NOTIF:
+        engine.counters.zero_copy_pending -= 1
+        answer_drop(engine, answer)
+        return
+    if not flags & IORING_CQE_F_MORE:
+        engine.counters.zero_copy_pending -= 1
+    connection.operations -= 1
+    if connection.state == CONNECTION_OPEN:
+        sent(engine, connection, result)
+    if not flags & IORING_CQE_F_MORE:
+        answer_drop(engine, answer)
+    close_if_over(engine, connection)
+
+
+cdef void close_if_over(Engine *engine, Connection *connection) noexcept nogil:
+    if connection.state == CONNECTION_CLOSES and connection.operations == 0:
+        connection_closed(engine, connection)
+        if driver_of(engine).accept_retry_us:
+            driver_of(engine).accept_retry_us = engine.now_us
+
+
+cdef void on_close(Engine *engine, Connection *connection, int result) noexcept nogil:
+    # ECANCELED: the last response, which it was linked to, fell short; the connection goes on until that has left.
+    connection.flags &= ~IS_CLOSING
+    if result != -ECANCELED:
+        connection_lost(engine, connection)
+    elif connection.state == CONNECTION_CLOSES:
+        close_slot(driver_of(engine), connection)
+
+
+cdef void on_connection(Engine *engine, int operation, Connection *connection, int result,
+                        uint32_t flags) noexcept nogil:
+    if operation == OPERATION_RECEIVE:
+        on_receive(engine, connection, result, flags)
+    elif operation == OPERATION_SEND:
+        if connection.state != CONNECTION_CLOSES:
+            send_fell_short(engine, connection, result)
+    elif operation == OPERATION_SEND_REPORTED:
+        connection.operations -= 1
+        if connection.state != CONNECTION_CLOSES:
+            sent(engine, connection, result)
+    elif operation == OPERATION_READ:
+        connection.operations -= 1
+        if connection.state != CONNECTION_CLOSES:
+            file_read(engine, connection, result)
+    elif operation == OPERATION_CLOSE:
+        connection.operations -= 1
+        on_close(engine, connection, result)
+    elif operation == OPERATION_FINISH:
+        connection.operations -= 1
+    close_if_over(engine, connection)
+
+
+cdef void on_log(Engine *engine, int result) noexcept nogil:
+    cdef Uring *driver = driver_of(engine)
+    if result > 0 and <uint32_t>result < driver.log_left:
+        driver_write_log(engine, driver.log_text + result, driver.log_left - <uint32_t>result)
+        return
+    log_written(engine, result)
+
+
+cdef void on_completion(Engine *engine, uint64_t user_data, int result, uint32_t flags) noexcept nogil:
+    cdef Uring *driver = driver_of(engine)
+    cdef int operation = <int>(user_data >> 56)
+    cdef uint32_t index = <uint32_t>user_data
+    cdef Connection *connection
+    if operation == OPERATION_ACCEPT:
+        on_accept(engine, index, result, flags)
+    elif operation == OPERATION_SEND_ZERO_COPY:
+        on_zero_copy(engine, index, result, flags)
+    elif operation == OPERATION_BELL:
+        arm_bell(driver, engine.bell)
+    elif operation == OPERATION_LOG:
+        on_log(engine, result)
+    elif operation == OPERATION_TIMER:
+        driver.timer_us = 0
+    elif OPERATION_PEER <= operation <= OPERATION_CANCEL:
+        connection = &engine.connections[index]
+        if (connection.generation & 0xFFFFFF) == (user_data >> 32 & 0xFFFFFF) and connection.state != CONNECTION_FREE:
+            on_connection(engine, operation, connection, result, flags)
+
+
+# --- the loop --------------------------------------------------------------------------------------------------------
+
+cdef void arm_timer(Engine *engine, Uring *driver, int64_t wait_us) noexcept nogil:
+    """Makes sure that a timer entry will end the wait in time; an earlier one that fires for nothing does no harm."""
+    cdef uint64_t moment_us = engine.now_us + <uint64_t>wait_us
+    cdef io_uring_sqe *entry
+    if driver.timer_us and driver.timer_us <= moment_us:
+        return
+    driver.timer_us = moment_us
+    driver.timer.tv_sec = wait_us // 1000000
+    driver.timer.tv_nsec = (wait_us % 1000000) * 1000
+    entry = ring_entry(&driver.ring)
+    io_uring_prep_timeout(entry, &driver.timer, 0, 0)
+    entry.user_data = <uint64_t>OPERATION_TIMER << 56
+
+
+cdef void retry_accepts(Engine *engine, Uring *driver) noexcept nogil:
+    cdef uint32_t listener
+    if engine.now_us < driver.accept_retry_us:
+        if engine.next_deadline_us == 0 or driver.accept_retry_us < engine.next_deadline_us:
+            engine.next_deadline_us = driver.accept_retry_us
+        return
+    driver.accept_retry_us = 0
+    for listener in range(driver.listener_count):
+        if not driver.accepting & (1u << listener):
+            arm_accept(driver, listener)
+
+
+cdef void stop_accepting(Engine *engine, Uring *driver) noexcept nogil:
+    cdef uint32_t listener
+    cdef io_uring_sqe *entry
+    for listener in range(driver.listener_count):
+        if driver.accepting & (1u << listener):
+            driver.accepting &= ~(1u << listener)
+            entry = ring_entry(&driver.ring)
+            io_uring_prep_cancel64(entry, (<uint64_t>OPERATION_ACCEPT << 56) | listener, 0)
+            entry.user_data = <uint64_t>OPERATION_CLOSE_FILE << 56
+
+
+cdef void reap(Engine *engine, Uring *driver) noexcept nogil:
+    cdef io_uring_cqe *completions[COMPLETIONS_AT_ONCE]
+    cdef unsigned int count, index
+    while True:
+        count = io_uring_peek_batch_cqe(&driver.ring.uring, completions, COMPLETIONS_AT_ONCE)
+        if count == 0:
+            break
+        for index in range(count):
+            on_completion(engine, completions[index].user_data, completions[index].res, completions[index].flags)
+        io_uring_cq_advance(&driver.ring.uring, count)
+    ring_show_buffers(&driver.ring)
+    engine.more_input = (driver.ring.uring.sq.kflags[0] & IORING_SQ_TASKRUN) != 0
+
+
+cdef int one_turn(Engine *engine, Uring *driver, int64_t wait_us) noexcept nogil:
+    cdef int result
+    if wait_us > SHORT_WAIT_US:
+        arm_timer(engine, driver, wait_us)
+        wait_us = -1
+    result = ring_submit_and_wait(&driver.ring, wait_us)
+    turn_begin(engine)
+    engine.counters.submits = driver.ring.system_calls
+    reap(engine, driver)
+    if driver.accept_retry_us and not engine.draining:
+        retry_accepts(engine, driver)
+    turn_end(engine)
+    return result
+
+
+cdef int loop(Engine *engine, Uring *driver) noexcept nogil:
+    cdef uint32_t listener
+    cdef int result = 0
+    for listener in range(driver.listener_count):
+        arm_accept(driver, listener)
+    arm_bell(driver, engine.bell)
+    while turn_goes_on(engine):
+        if engine.draining and driver.accepting:
+            stop_accepting(engine, driver)
+        result = one_turn(engine, driver, turn_wait_us(engine))
+        if result < 0 and result != -EAGAIN:
+            break
+    wind_up(engine, driver)
+    return 0 if result == -EAGAIN else result
+
+
+cdef void wind_up(Engine *engine, Uring *driver) noexcept nogil:
+    """Closes what is open and lets the log be written, for a second at most."""
+    cdef uint32_t index
+    cdef uint64_t until_us = engine.now_us + 1000000
+    stop_accepting(engine, driver)
+    for index in range(engine.connections_made):
+        driver_tear_down(engine, &engine.connections[index])
+    while engine.now_us < until_us and (engine.open_connections or engine.log.used or engine.log.writing
+                                        or engine.counters.zero_copy_pending):
+        log_flush(engine)
+        one_turn(engine, driver, 1000)
+
+
+cdef class UringEngine(EngineThread):
+    """The engine with the io_uring driver. EngineError: this kernel, or a sandbox, does not let it be."""
+
+    cdef open_ring(self, Uring *driver):
+        cdef Engine *engine = self.engine
+        cdef uint64_t buffers = engine.limits.receive_buffers
+        cdef int result = ring_open(&driver.ring, SUBMISSION_ENTRIES, COMPLETION_ENTRIES)
+        if result < 0:
+            raise EngineError(f"io_uring cannot be set up: {os.strerror(-result)}")
+        result = io_uring_register_files_sparse(&driver.ring.uring, engine.limits.connections_max)
+        if result < 0:
+            raise EngineError(f"io_uring: {engine.limits.connections_max} direct descriptors (max_connections): "
+                              f"{os.strerror(-result)}; raise the limit of open files (ulimit -n)")
+        result = ring_provide(&driver.ring, <uint32_t>buffers, engine.limits.receive_buffer_size_bytes)
+        if result < 0:
+            raise EngineError(f"io_uring: {buffers} receive buffers: {os.strerror(-result)}")
+
+    cdef register_lanes(self, Uring *driver):
+        """The arenas as fixed buffers; where the limit of locked memory forbids it, responses are copied instead."""
+        cdef Engine *engine = self.engine
+        cdef iovec arenas[LANES_MAX]
+        cdef uint32_t index
+        for index in range(engine.lane_count):
+            arenas[index].iov_base = engine.lanes[index].arena
+            arenas[index].iov_len = <size_t>engine.lanes[index].block_count * RESPONSE_BLOCK_SIZE_BYTES
+        driver.lanes_registered = engine.lane_count > 0 and self.settings["has_zero_copy"] and (
+            io_uring_register_buffers(&driver.ring.uring, arenas, engine.lane_count) == 0)
+
+    cdef int run_loop(self) except -1:
+        cdef Engine *engine = self.engine
+        cdef Uring *driver = <Uring *>calloc(1, sizeof(Uring))
+        cdef int result, index
+        if driver is NULL:
+            raise MemoryError
+        engine.driver_data = driver
+        driver.one = 1
+        driver.has_peer_names = self.settings["has_socket_command"]
+        driver.peer_names = <char *>calloc(engine.limits.connections_max, PEER_NAME_SIZE_BYTES)
+        if driver.peer_names is NULL:
+            raise MemoryError
+        for index, listener in enumerate(self.listeners[:LISTENERS_MAX]):
+            driver.listeners[index] = listener.fileno()
+            driver.listener_count = index + 1
+        self.fill_driver()
+        try:
+            self.open_ring(driver)
+            self.register_lanes(driver)
+            self.started()
+            with nogil:
+                result = loop(engine, driver)
+        finally:
+            ring_close(&driver.ring)
+            free(driver.peer_names)
+            free(driver)
+            engine.driver_data = NULL
+        if result < 0:
+            raise EngineError(f"io_uring stopped working: {os.strerror(-result)}")
+        return 0
+
+    cdef fill_driver(self):
+        cdef Engine *engine = self.engine
+        engine.driver.send = driver_send
+        engine.driver.send_last = driver_send_last
+        engine.driver.send_reported = driver_send_reported
+        engine.driver.read_file = driver_read_file
+        engine.driver.close_file = driver_close_file
+        engine.driver.pause = driver_pause
+        engine.driver.resume = driver_resume
+        engine.driver.finish = driver_finish
+        engine.driver.tear_down = driver_tear_down
+        engine.driver.ring_bell = driver_ring_bell
+        engine.driver.write_log = driver_write_log
