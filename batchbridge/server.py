@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import mimetypes
 import os
+import resource
 import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from .config import Address, Config
@@ -24,13 +26,18 @@ if TYPE_CHECKING:
 
 __all__ = ["Cache", "Server"]
 
-Lifespan = Callable[["Server"], "contextlib.AbstractContextManager[Any] | Generator[Any]"]
+Lifespan = Callable[["Server"], "contextlib.AbstractContextManager[Any] | Iterator[Any]"]
+
+logger = logging.getLogger("batchbridge.server")
 
 PURGE_KINDS = {"url": 0, "prefix": 1, "tag": 2}
 
 #: Batches that a worker is given before it has ended the first: one where it runs them one after the other, more where
 #: an event loop lets them overlap.
 LANE_BATCHES = {False: 1, True: 32}
+
+#: Descriptors that a server needs beside those of its connections: files being sent, bells, memory, what the application has.
+DESCRIPTORS_BESIDE = 256
 
 #: How long an engine may take to start or, after its drain, to end.
 ENGINE_PATIENCE_S = 10.0
@@ -177,10 +184,7 @@ class Server:
         raised; then nothing was left running."""
         if self.engines:
             raise BatchBridgeError("the server runs already")
-        self.config.check_serving(len(self.handlers) + (self.asgi is not None) + (self.wsgi is not None))
-        for path in self.config.routes:
-            if path not in self.handlers:
-                raise ConfigError(f"route {path!r}: no handler has this path; there are {', '.join(self.handlers)}")
+        self.config.check_serving(len(self._all_handlers()))
         self.draining = False
         self._ended.clear()
         self._errors.clear()
@@ -196,6 +200,7 @@ class Server:
 
         self.engine, _ = choose_engine(self.config.engine)
         handlers = self._all_handlers()
+        self.config = fit_descriptors(self.config)
         self._open_files()
         self._listeners = listen(self.config)
         self._make_engines(handlers)
@@ -219,6 +224,8 @@ class Server:
     def _all_handlers(self) -> list[Handler]:
         """The declared handlers with the configuration's policies, and those that stand behind all routes."""
         for path, changes in self.config.routes.items():
+            if path not in self.handlers:
+                raise ConfigError(f"route {path!r}: no handler has this path; there are {', '.join(self.handlers)}")
             self.handlers[path].policy = self.handlers[path].policy.changed(**changes)
         for handler in self.handlers.values():
             handler.policy = self._bounded(handler.policy)
@@ -318,9 +325,11 @@ class Server:
             yield None
             return
         given = self.lifespan(self)
-        if not hasattr(given, "__enter__"):
-            given = contextlib.contextmanager(lambda: given)()  # type: ignore[arg-type, return-value]
-        with given as state:
+        if isinstance(given, contextlib.AbstractContextManager):
+            manager = given
+        else:
+            manager = contextlib.contextmanager(lambda: given)()
+        with manager as state:
             yield state
 
     def stop(self, drain_timeout_s: float | None = None) -> None:
@@ -459,11 +468,40 @@ class Server:
         total["engine"]["threads"] = len(self.engines)
         return total
 
+    @contextlib.contextmanager
+    def prepared(self) -> Iterator[list[Handler]]:
+        """For an engine that somebody else runs (the test client): files are open, and all handlers known."""
+        self.config.check_serving(len(self._all_handlers()))
+        self._open_files()
+        try:
+            yield self._all_handlers()
+        finally:
+            self._close()
+
     def test_client(self) -> TestClient:
         """A client that calls the whole path (parser, machine, bridge, handlers) without a socket."""
         from .testing import TestClient
 
         return TestClient(self)
+
+
+def fit_descriptors(config: Config) -> Config:
+    """Raises the process's soft limit of open files as far as `max_connections` needs and the hard limit lets it.
+
+    Where that is not enough, `max_connections` is lowered, with a warning: further clients then wait in the backlog,
+    instead of finding out under load.
+    """
+    needed = config.max_connections + DESCRIPTORS_BESIDE
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return config
+    if hard == resource.RLIM_INFINITY or hard >= needed:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (needed, hard))
+        return config
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    lowered = max(1, hard - DESCRIPTORS_BESIDE)
+    logger.warning("the limit of %d open files allows %d connections, not %d", hard, lowered, config.max_connections)
+    return config.replace(max_connections=lowered)
 
 
 def add_up(total: dict[str, Any], part: Mapping[str, Any]) -> None:

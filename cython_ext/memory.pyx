@@ -6,10 +6,10 @@ The rules:
   calls turn() is the engine's thread meanwhile, and never two threads at once.
 - A client's socket is a buffer with a given room (send_limit): a send takes what fits. What is to be reported of it is
   reported one turn later, as the other drivers do.
-- Bytes are read and written as late as the contract allows, and received ones overwritten as soon as it allows: so who
-  lets go of memory too early, or looks at it for too long, is found out.
-- With late_sends, a send of the scratch is like io_uring's: it is carried out when the next turn begins, and a shortfall
-  is known only then. Without, it is like epoll's: known at once.
+- Bytes are read and written as late as the contract allows, and received ones overwritten as soon as it allows: so
+  who lets go of memory too early, or looks at it for too long, is found out.
+- With late_sends, a send of the scratch is like io_uring's: it is carried out when the next turn begins, and that it
+  fell short is known only then. Without, it is like epoll's: known at once.
 - A client is known by index and generation of its connection: its number is never used again, and what it was sent
   can be asked for after it was closed, until forget().
 """
@@ -383,9 +383,7 @@ cdef class MemoryEngine(EngineThread):
         return self.client(number).client.sends
 
     def forget(self, number):
-        """Lets go of what is kept of a closed client."""
-        if number in self.living:
-            raise ValueError(f"the client {number} is still connected")
+        """Says that nobody will ask for a client again: what is kept of it goes when its connection has gone."""
         del self.by_number[number]
 
     # --- faults ---

@@ -156,7 +156,8 @@ cdef probe_sockets(Ring *ring, dict found):
     entry.buf_group = RECEIVE_GROUP
     found["multishot_recv"] = (one_operation(ring, &result, &flags) == 0 and result == 1
                                and bool(flags & IORING_CQE_F_MORE))
-    bb_prep_peer_name(ring_entry(ring), ends[1], address, sizeof(address))
+    # Two bytes: the family of an unnamed end. SO_PEERNAME refuses to be asked for more than there is.
+    bb_prep_peer_name(ring_entry(ring), ends[1], address, 2)
     found["socket_cmd"] = one_operation(ring, &result, &flags) == 0 and result >= 0
     registered.iov_base = ring.buffers
     registered.iov_len = ring.buffer_size_bytes

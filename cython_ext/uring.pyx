@@ -1,4 +1,7 @@
-"""The io_uring driver: multishot accept into direct descriptors, multishot receive from provided buffers, one submit a turn.
+"""The io_uring driver: multishot accept, multishot receive from provided buffers, one submit a turn.
+
+Connections are direct descriptors: slots of the ring, which no other part of the process sees and no call has to look
+up. Before Linux 6.7 such a socket cannot be asked for its peer's address, so there they are ordinary descriptors.
 
 The rules:
 
@@ -37,6 +40,10 @@ cdef extern from "compat.h" nogil:
 
 
 cdef extern from "<sys/socket.h>" nogil:
+    ctypedef struct sockaddr:
+        pass
+    int getpeername(int, sockaddr *, unsigned int *) noexcept
+    int SOCK_CLOEXEC
     int MSG_DONTWAIT, MSG_NOSIGNAL, MSG_WAITALL, MSG_MORE, SHUT_WR, AF_INET, AF_INET6
 
 
@@ -55,6 +62,8 @@ cdef enum:
     COMPLETIONS_AT_ONCE = 256
     LISTENERS_MAX = 16
     PEER_NAME_SIZE_BYTES = 32
+    SOCKADDR_IN_SIZE = 16
+    SOCKADDR_IN6_SIZE = 28
     SHORT_WAIT_US = 20000           # longer waits are timer entries, which cost nothing while they are not due
     ACCEPT_RETRY_US = 100000
 
@@ -82,6 +91,7 @@ cdef enum Operation:
 cdef struct Uring:
     Ring ring
     int listeners[16]
+    uint32_t name_lengths[16]       # of their clients' addresses: SO_PEERNAME must be asked for just that
     uint32_t listener_count
     uint32_t accepting              # bits by listener: a multishot accept is armed
     uint64_t accept_retry_us        # 0, or when to try again what failed for lack of descriptors
@@ -89,7 +99,8 @@ cdef struct Uring:
     uint64_t one
     uint64_t timer_us               # the earliest timer entry that is armed; 0: none
     __kernel_timespec timer
-    uint8_t has_peer_names          # the kernel has socket commands
+    uint8_t is_direct               # connections are slots; the kernel has socket commands, which tell their peers
+    uint32_t slot_flag              # IOSQE_FIXED_FILE, or 0
     uint8_t lanes_registered        # the arenas are fixed buffers, by the lane's number
     char *peer_names                # PEER_NAME_SIZE_BYTES for each connection
     const char *log_text
@@ -113,7 +124,10 @@ cdef uint64_t tag(int operation, const Connection *connection) noexcept nogil:
 
 cdef void arm_accept(Uring *driver, uint32_t listener) noexcept nogil:
     cdef io_uring_sqe *entry = ring_entry(&driver.ring)
-    io_uring_prep_multishot_accept_direct(entry, driver.listeners[listener], NULL, NULL, 0)
+    if driver.is_direct:
+        io_uring_prep_multishot_accept_direct(entry, driver.listeners[listener], NULL, NULL, 0)
+    else:
+        io_uring_prep_multishot_accept(entry, driver.listeners[listener], NULL, NULL, SOCK_CLOEXEC)
     entry.user_data = (<uint64_t>OPERATION_ACCEPT << 56) | listener
     driver.accepting |= 1u << listener
 
@@ -122,7 +136,7 @@ cdef void arm_receive(Uring *driver, Connection *connection) noexcept nogil:
     cdef io_uring_sqe *entry = ring_entry(&driver.ring)
     io_uring_prep_recv_multishot(entry, connection.fd, NULL, 0, 0)
     entry.buf_group = RECEIVE_GROUP
-    name_entry(entry, OPERATION_RECEIVE, connection, IOSQE_FIXED_FILE | IOSQE_BUFFER_SELECT)
+    name_entry(entry, OPERATION_RECEIVE, connection, driver.slot_flag | IOSQE_BUFFER_SELECT)
     connection.flags |= IS_RECEIVING
     connection.operations += 1
 
@@ -141,24 +155,32 @@ cdef void cancel(Uring *driver, const Connection *connection, int operation, uin
 
 cdef void close_slot(Uring *driver, Connection *connection) noexcept nogil:
     cdef io_uring_sqe *entry = ring_entry(&driver.ring)
-    io_uring_prep_close_direct(entry, <unsigned int>connection.fd)
+    prepare_close(driver, entry, connection.fd)
     name_entry(entry, OPERATION_CLOSE, connection, 0)
     connection.operations += 1
+
+
+cdef void prepare_close(const Uring *driver, io_uring_sqe *entry, int fd) noexcept nogil:
+    if driver.is_direct:
+        io_uring_prep_close_direct(entry, <unsigned int>fd)
+    else:
+        io_uring_prep_close(entry, fd)
 
 
 # --- the driver's functions ------------------------------------------------------------------------------------------
 
 cdef void driver_send(Engine *engine, Connection *connection, const char *data, uint32_t length) noexcept nogil:
-    cdef io_uring_sqe *entry = ring_entry(&driver_of(engine).ring)
+    cdef Uring *driver = driver_of(engine)
+    cdef io_uring_sqe *entry = ring_entry(&driver.ring)
     io_uring_prep_send(entry, connection.fd, data, length, MSG_DONTWAIT | MSG_WAITALL | MSG_NOSIGNAL)
-    name_entry(entry, OPERATION_SEND, connection, IOSQE_FIXED_FILE | IOSQE_CQE_SKIP_SUCCESS)
+    name_entry(entry, OPERATION_SEND, connection, driver.slot_flag | IOSQE_CQE_SKIP_SUCCESS)
 
 
 cdef void driver_send_last(Engine *engine, Connection *connection, const char *data, uint32_t length) noexcept nogil:
     cdef Uring *driver = driver_of(engine)
     cdef io_uring_sqe *entry = ring_entry(&driver.ring)
     io_uring_prep_send(entry, connection.fd, data, length, MSG_DONTWAIT | MSG_WAITALL | MSG_NOSIGNAL | MSG_MORE)
-    name_entry(entry, OPERATION_SEND, connection, IOSQE_FIXED_FILE | IOSQE_CQE_SKIP_SUCCESS | IOSQE_IO_LINK)
+    name_entry(entry, OPERATION_SEND, connection, driver.slot_flag | IOSQE_CQE_SKIP_SUCCESS | IOSQE_IO_LINK)
     if connection.flags & IS_RECEIVING:
         # A hard link: that there was nothing left to cancel must not keep the descriptor open.
         cancel(driver, connection, OPERATION_RECEIVE, IOSQE_IO_HARDLINK)
@@ -174,12 +196,12 @@ cdef void driver_send_reported(Engine *engine, Connection *connection, const cha
     connection.operations += 1
     if answer is NULL or answer.kind != ANSWER_LANE or not driver.lanes_registered:
         io_uring_prep_send(entry, connection.fd, data, length, flags)
-        name_entry(entry, OPERATION_SEND_REPORTED, connection, IOSQE_FIXED_FILE)
+        name_entry(entry, OPERATION_SEND_REPORTED, connection, driver.slot_flag)
         return
     io_uring_prep_send_zc(entry, connection.fd, data, length, flags, 0)
     entry.ioprio |= <uint16_t>IORING_RECVSEND_FIXED_BUF
     entry.buf_index = lane_number(engine, answer)
-    entry.flags |= <uint8_t>IOSQE_FIXED_FILE
+    entry.flags |= <uint8_t>driver.slot_flag
     entry.user_data = (<uint64_t>OPERATION_SEND_ZERO_COPY << 56) | answer.index
     answer.connection_index = connection.index
     answer.connection_generation = connection.generation
@@ -222,14 +244,15 @@ cdef void driver_resume(Engine *engine, Connection *connection) noexcept nogil:
 
 
 cdef void driver_finish(Engine *engine, Connection *connection, const char *data, uint32_t length) noexcept nogil:
+    cdef Uring *driver = driver_of(engine)
     cdef io_uring_sqe *entry
     if length:
-        entry = ring_entry(&driver_of(engine).ring)
+        entry = ring_entry(&driver.ring)
         io_uring_prep_send(entry, connection.fd, data, length, MSG_DONTWAIT | MSG_WAITALL | MSG_NOSIGNAL)
-        name_entry(entry, OPERATION_SEND, connection, IOSQE_FIXED_FILE | IOSQE_CQE_SKIP_SUCCESS | IOSQE_IO_LINK)
-    entry = ring_entry(&driver_of(engine).ring)
+        name_entry(entry, OPERATION_SEND, connection, driver.slot_flag | IOSQE_CQE_SKIP_SUCCESS | IOSQE_IO_LINK)
+    entry = ring_entry(&driver.ring)
     io_uring_prep_shutdown(entry, connection.fd, SHUT_WR)
-    name_entry(entry, OPERATION_FINISH, connection, IOSQE_FIXED_FILE)
+    name_entry(entry, OPERATION_FINISH, connection, driver.slot_flag)
     connection.operations += 1
 
 
@@ -285,15 +308,17 @@ cdef void on_accept(Engine *engine, uint32_t listener, int result, uint32_t flag
     if connection is NULL:
         engine.counters.refused += 1
         entry = ring_entry(&driver.ring)
-        io_uring_prep_close_direct(entry, <unsigned int>result)
+        prepare_close(driver, entry, result)
         entry.flags |= <uint8_t>IOSQE_CQE_SKIP_SUCCESS
         entry.user_data = <uint64_t>OPERATION_CLOSE_FILE << 56
         return
-    if driver.has_peer_names:
+    if not driver.is_direct:
+        ask_peer_name(connection)
+    else:
         # Carried out while it is submitted, so before the first bytes are seen: it needs no completion.
         (<uint16_t *>peer_name(driver, connection))[0] = 0
         entry = ring_entry(&driver.ring)
-        bb_prep_peer_name(entry, connection.fd, peer_name(driver, connection), PEER_NAME_SIZE_BYTES)
+        bb_prep_peer_name(entry, connection.fd, peer_name(driver, connection), driver.name_lengths[listener])
         name_entry(entry, OPERATION_PEER, connection, IOSQE_FIXED_FILE | IOSQE_CQE_SKIP_SUCCESS)
     arm_receive(driver, connection)
 
@@ -302,9 +327,15 @@ cdef char *peer_name(const Uring *driver, const Connection *connection) noexcept
     return driver.peer_names + <size_t>connection.index * PEER_NAME_SIZE_BYTES
 
 
-cdef void take_peer_name(const Uring *driver, Connection *connection) noexcept nogil:
+cdef void ask_peer_name(Connection *connection) noexcept nogil:
+    cdef char name[PEER_NAME_SIZE_BYTES]
+    cdef unsigned int length = PEER_NAME_SIZE_BYTES
+    if getpeername(connection.fd, <sockaddr *>name, &length) == 0:
+        take_peer_name(connection, name)
+
+
+cdef void take_peer_name(Connection *connection, const char *name) noexcept nogil:
     """struct sockaddr_in or sockaddr_in6: family, port, then the address at byte 4 or 8."""
-    cdef const char *name = peer_name(driver, connection)
     cdef int family = (<const uint16_t *>name)[0]
     if family == AF_INET or family == AF_INET6:
         connection_peer(connection, family, ntohs((<const uint16_t *>name)[1]), name + (4 if family == AF_INET else 8))
@@ -317,8 +348,8 @@ cdef void on_receive(Engine *engine, Connection *connection, int result, uint32_
         connection.flags &= ~IS_RECEIVING
         connection.operations -= 1
     if result > 0:
-        if connection.family == 0 and driver.has_peer_names:
-            take_peer_name(driver, connection)
+        if connection.family == 0 and driver.is_direct:
+            take_peer_name(connection, peer_name(driver, connection))
         received(engine, connection, driver.ring.buffers + <size_t>buffer * driver.ring.buffer_size_bytes,
                  <uint32_t>result)
     if flags & IORING_CQE_F_BUFFER:
@@ -527,7 +558,8 @@ cdef class UringEngine(EngineThread):
         cdef int result = ring_open(&driver.ring, SUBMISSION_ENTRIES, COMPLETION_ENTRIES)
         if result < 0:
             raise EngineError(f"io_uring cannot be set up: {os.strerror(-result)}")
-        result = io_uring_register_files_sparse(&driver.ring.uring, engine.limits.connections_max)
+        if driver.is_direct:
+            result = io_uring_register_files_sparse(&driver.ring.uring, engine.limits.connections_max)
         if result < 0:
             raise EngineError(f"io_uring: {engine.limits.connections_max} direct descriptors (max_connections): "
                               f"{os.strerror(-result)}; raise the limit of open files (ulimit -n)")
@@ -554,12 +586,14 @@ cdef class UringEngine(EngineThread):
             raise MemoryError
         engine.driver_data = driver
         driver.one = 1
-        driver.has_peer_names = self.settings["has_socket_command"]
+        driver.is_direct = self.settings["has_socket_command"]
+        driver.slot_flag = IOSQE_FIXED_FILE if driver.is_direct else 0
         driver.peer_names = <char *>calloc(engine.limits.connections_max, PEER_NAME_SIZE_BYTES)
         if driver.peer_names is NULL:
             raise MemoryError
         for index, listener in enumerate(self.listeners[:LISTENERS_MAX]):
             driver.listeners[index] = listener.fileno()
+            driver.name_lengths[index] = SOCKADDR_IN6_SIZE if listener.family == AF_INET6 else SOCKADDR_IN_SIZE
             driver.listener_count = index + 1
         self.fill_driver()
         try:

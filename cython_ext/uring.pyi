@@ -1,0 +1,3 @@
+from .engine import EngineThread
+
+class UringEngine(EngineThread): ...
