@@ -40,7 +40,7 @@ cdef extern from "compat.h" nogil:
 
 
 cdef extern from "<sys/socket.h>" nogil:
-    ctypedef struct sockaddr:
+    struct sockaddr:
         pass
     int getpeername(int, sockaddr *, unsigned int *) noexcept
     int SOCK_CLOEXEC
