@@ -212,7 +212,7 @@ class Config:
         "limits", "count", 64, "Requests of one connection under way; reading pauses there.", 1, 4096
     )
     input_size_bytes_max: int = _option(
-        "limits", "size", 256 * MIB, "Memory for unfinished requests; what would need more is answered 503.", MIB, 1 << 42,
+        "limits", "size", 256 * MIB, "Memory for unfinished requests; beyond it, 503.", MIB, 1 << 42,
         flag="--input-memory",
     )  # fmt: skip
     accept_backlog: int = _option("limits", "count", 4096, "Connections that may wait to be accepted.", 1, 65_535)
@@ -261,7 +261,7 @@ class Config:
     )
     receive_buffer_size_bytes: int = _option("buffers", "size", 2 * KIB, "Size of a receive buffer.", 512, MIB)
     zero_copy_size_bytes_min: int = _option(
-        "buffers", "size", 16 * KIB, "Responses from this size on are sent without being copied.", 0, GIB
+        "buffers", "size", 16 * KIB, "Responses from this size on are sent without being copied.", 1024, MIB
     )
 
     access_log: str = _option(

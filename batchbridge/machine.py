@@ -127,7 +127,7 @@ class Machine:
     def to_dot(self) -> str:
         """The table as a graph for Graphviz; transitions that differ from the standalone role's are drawn bold."""
         lines = ["digraph machine {", '  rankdir=LR; node [shape=box, fontname="sans-serif"];']
-        resting = {target for target in self.table.values()} - {source for source, _ in self.table}
+        resting = set(self.table.values()) - {source for source, _ in self.table}
         lines.extend(f'  "{state}" [shape=ellipse];' for state in sorted(resting | {"Await Response", "Await Bytes"}))
         edges: dict[tuple[str, str], list[str]] = {}
         for (source, event), target in self.table.items():

@@ -36,7 +36,7 @@ PURGE_KINDS = {"url": 0, "prefix": 1, "tag": 2}
 #: an event loop lets them overlap.
 LANE_BATCHES = {False: 1, True: 32}
 
-#: Descriptors that a server needs beside those of its connections: files being sent, bells, memory, what the application has.
+#: Descriptors that a server needs beside its connections': files being sent, bells, memory, what the application has.
 DESCRIPTORS_BESIDE = 256
 
 #: How long an engine may take to start or, after its drain, to end.
@@ -243,13 +243,15 @@ class Server:
         self._log_fd = open_log(config.access_log)
 
     def _make_engines(self, handlers: list[Handler]) -> None:
-        from .cython_ext.engine import EngineThread
-
         kind: type[EngineThread]
         if self.engine == "io_uring":
-            from .cython_ext.uring import UringEngine as kind
+            from .cython_ext.uring import UringEngine
+
+            kind = UringEngine
         else:
-            from .cython_ext.epoll import EpollEngine as kind
+            from .cython_ext.epoll import EpollEngine
+
+            kind = EpollEngine
         settings = self.engine_settings(handlers)
         lanes = max(1, self.config.handler_threads) if handlers else 0
         for listeners in self._listeners:
@@ -336,13 +338,13 @@ class Server:
         """Accepts nothing more, answers what is under way, for `drain_timeout_s` at most, and ends."""
         timeout_s = self.config.drain_timeout_s if drain_timeout_s is None else drain_timeout_s
         self.draining = True
+        for engine in self.engines:
+            engine.drain()
         for listeners in self._listeners:
             for listener in listeners:
                 # New connections are refused from now on; those in the backlog are reset.
                 with contextlib.suppress(OSError):
                     listener.shutdown(socket.SHUT_RD)
-        for engine in self.engines:
-            engine.drain()
         until = time.monotonic() + timeout_s
         for thread in self._engine_threads:
             thread.join(max(0.0, until - time.monotonic()))
@@ -375,10 +377,16 @@ class Server:
         self._engine_threads = []
         self._handler_threads = []
 
-    def run(self, *, on_ready: Callable[[Server], None] | None = None) -> None:
-        """Serves until SIGTERM or SIGINT, then drains; SIGUSR1 reopens the access log. Only from the main thread.
+    def run(
+        self,
+        *,
+        on_ready: Callable[[Server], None] | None = None,
+        reload: Callable[[], Mapping[str, Any]] | None = None,
+    ) -> None:
+        """Serves until SIGTERM or SIGINT, then drains. Only from the main thread.
 
-        A second signal ends it at once. Raises what start() raises.
+        A second signal ends it at once. SIGUSR1 reopens the access log. SIGHUP asks `reload` for changed settings, and
+        applies those that can be applied (:meth:`reload`). Raises what start() raises.
         """
         told: list[int] = []
         wake_read, wake_write = os.pipe()
@@ -387,13 +395,17 @@ class Server:
             if number == signal.SIGUSR1:
                 self.reopen_log()
                 return
+            if number == signal.SIGHUP:
+                if reload is not None:
+                    self._reload_or_say(reload)
+                return
             told.append(number)
             if len(told) > 1:
                 for engine in self.engines:
                     engine.stop()
             os.write(wake_write, b"x")
 
-        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
         previous = {number: signal.signal(number, on_signal) for number in numbers}
         try:
             self.start()
@@ -422,6 +434,35 @@ class Server:
             fresh = open_log(self.config.access_log)
             os.dup2(fresh, self._log_fd)
             os.close(fresh)
+
+    def reload(self, changes: Mapping[str, Any]) -> list[str]:
+        """Applies changed settings to the running server; returns the names of those that need a restart.
+
+        Batch policies (`routes`) and `access_log` are applied at once. Raises ConfigError, and then changes nothing.
+        """
+        fresh = self.config.replace(**changes)
+        policies = {}
+        for path, policy in fresh.routes.items():
+            if path not in self.handlers:
+                raise ConfigError(f"route {path!r}: no handler has this path; there are {', '.join(self.handlers)}")
+            policies[path] = self._bounded(self.handlers[path].policy.changed(**policy))
+        differing = [name for name in fresh.__dataclass_fields__ if getattr(fresh, name) != getattr(self.config, name)]
+        if "access_log" in differing and self._log_fd > 2 and fresh.access_log not in ("off", "-"):
+            self.config = self.config.replace(access_log=fresh.access_log)
+            self.reopen_log()
+            differing.remove("access_log")
+        for path, policy in policies.items():
+            self.set_policy(path, **{name: getattr(policy, name) for name in policy.__dataclass_fields__})
+        self.config = self.config.replace(routes=fresh.routes)
+        return [name for name in differing if name != "routes"]
+
+    def _reload_or_say(self, reload: Callable[[], Mapping[str, Any]]) -> None:
+        try:
+            left = self.reload(reload())
+        except BatchBridgeError as error:
+            logger.error("the configuration was not reloaded: %s", error)
+            return
+        logger.info("the configuration was reloaded%s", f"; a restart is needed for {', '.join(left)}" if left else "")
 
     @contextlib.contextmanager
     def running(self) -> Iterator[Server]:

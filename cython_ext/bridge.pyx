@@ -1,4 +1,4 @@
-"""The bridge between engine and handlers: slabs of waiting requests, lanes of batches and responses, batching decisions.
+"""The bridge between engine and handlers: slabs of waiting requests, lanes of batches and responses, decisions.
 
 Memory ordering, the one rule: whoever writes entries stores its position with release after them; the other side loads
 the position with acquire before it reads them. Before a side sleeps it says so, puts a full fence, and looks once more;

@@ -3,13 +3,13 @@
 The rules:
 
 - Bytes are looked at where they were received, and copied only when they must wait (Input).
-- Whatever waits has one who will look at it again: an unfinished request, the next bytes; a full scratch, the next loop;
-  an Output or requests in user mode, their end (mark_held). Nobody polls.
+- Whatever waits has one who will look at it again: an unfinished request, the next bytes; a full scratch, the next
+  loop; an Output or requests in user mode, their end (mark_held). Nobody polls.
 - Deadlines are per connection and checked by a sweep over all of them, at the earliest one's time: a request costs one
   store, and an idle server no wake-up before a client's time is over.
 """
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.stdint cimport uint8_t, uint16_t, uint32_t
+from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy, memmove, memset
 
 from batchbridge.cython_ext.cache cimport cache_drop
@@ -20,12 +20,12 @@ from batchbridge.cython_ext.defer cimport abandon_deferred
 from batchbridge.cython_ext.http cimport (
     AWAIT_BYTES, AWAIT_RESPONSE, AWAIT_TURN, DERIVE_REQUEST, FINISHED, answer_owed, respond_status)
 from batchbridge.cython_ext.machine cimport run_machine
-from batchbridge.cython_ext.parse cimport HEAD_CHUNKED
 from batchbridge.cython_ext.send cimport can_respond, mark_dirty, mark_held, output_free, set_deadline
 
 
 cdef enum:
     INPUT_SIZE_BYTES_MIN = 4096
+    SWEEP_INTERVAL_US = 20000
     PAUSE_SIZE_BYTES = 65536        # of waiting requests: then TCP is to slow the client down
 
 
@@ -343,6 +343,9 @@ cdef void sweep(Engine *engine) noexcept nogil:
             input_free(engine, connection)
         else:
             engine.driver.tear_down(engine, connection)
+    # Clients that idle run out of time one by one: they are seen to in groups, a little late.
+    if engine.next_deadline_us and engine.next_deadline_us < engine.now_us + SWEEP_INTERVAL_US:
+        engine.next_deadline_us = engine.now_us + SWEEP_INTERVAL_US
 
 
 cdef void close_idle(Engine *engine) noexcept nogil:

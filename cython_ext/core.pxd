@@ -1,5 +1,6 @@
-# The data of the engine, in the state machine's three kinds: global (Engine), of a connection (Connection), of a request
-# (Request, and Deferred for one that is in user mode). Only structures; the functions are in the modules that own them.
+# The data of the engine, in the state machine's three kinds: global (Engine), of a connection (Connection), of a
+# request (Request, and Deferred for one that is in user mode). Only structures; functions are in the modules that own
+# them.
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from batchbridge.cython_ext.bridge cimport Completion, Lane, Policy, Slab, SlabPool
@@ -132,7 +133,7 @@ cdef struct Output:
 cpdef enum ConnectionState:
     CONNECTION_FREE = 0
     CONNECTION_OPEN
-    CONNECTION_LINGERS              # all was answered and FIN sent; waits for the client's FIN so that no RST kills data
+    CONNECTION_LINGERS              # all was answered, FIN sent; waits for the client's FIN, so that no RST kills data
     CONNECTION_CLOSES               # torn down; waits for the kernel's last completions
 
 
@@ -282,7 +283,7 @@ cdef struct Driver:
     void (*close_file)(Engine *, int file) noexcept nogil
     void (*pause)(Engine *, Connection *) noexcept nogil        # receives no more
     void (*resume)(Engine *, Connection *) noexcept nogil
-    void (*tear_down)(Engine *, Connection *) noexcept nogil    # aborts all, closes; connection_closed when that is done
+    void (*tear_down)(Engine *, Connection *) noexcept nogil  # aborts all, closes; then connection_closed
     void (*ring_bell)(Engine *, int bell) noexcept nogil        # wakes a worker
     void (*write_log)(Engine *, const char *, uint32_t) noexcept nogil  # reports log_written
 

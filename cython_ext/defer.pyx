@@ -22,8 +22,7 @@ from batchbridge.cython_ext.cache cimport hash_bytes
 from batchbridge.cython_ext.core cimport (
     ANSWER_LANE, COALESCE_BUCKETS, Answer, Connection, Deferred, Engine, Request, Route)
 from batchbridge.cython_ext.parse cimport (
-    HEAD_CREDENTIALS, HEAD_KEEP_ALIVE, HEADER_REFERER, HEADER_USER_AGENT, METHOD_GET, METHOD_HEAD, Head, Slice,
-    next_header)
+    HEAD_CREDENTIALS, HEAD_KEEP_ALIVE, HEADER_REFERER, HEADER_USER_AGENT, METHOD_GET, Head, Slice, next_header)
 from batchbridge.cython_ext.send cimport answer_drop, answer_hold, answer_new, mark_held
 
 
@@ -138,12 +137,14 @@ cdef Slab *queue_open(Engine *engine, Route *route, int number) noexcept nogil:
     return slab
 
 
-cdef char *payload(Engine *engine, Slab *slab, uint32_t size_bytes, uint32_t alignment, uint32_t *offset) noexcept nogil:
+cdef char *payload(Engine *engine, Slab *slab, uint32_t size_bytes, uint32_t alignment,
+                   uint32_t *offset) noexcept nogil:
     offset[0] = slab_payload(&engine.slabs, slab, size_bytes, alignment)
     return NULL if offset[0] == 0 else <char *>slab + offset[0]
 
 
-cdef Slab *slab_for(Engine *engine, Route *route, int number, uint32_t head_length, uint32_t body_length) noexcept nogil:
+cdef Slab *slab_for(Engine *engine, Route *route, int number, uint32_t head_length,
+                    uint32_t body_length) noexcept nogil:
     """The open slab, if it has room for a request of these lengths; else a new one. NULL: none has."""
     cdef uint64_t needed = <uint64_t>head_length + body_length + KEY_SIZE_MAX + 256
     cdef Slab *slab = route.queue_last
@@ -193,7 +194,8 @@ cdef bint same_name(const char *lower, const char *name, uint32_t length) noexce
     return True
 
 
-cdef Deferred *find_identical(Engine *engine, uint64_t hash, int route, const char *key, uint32_t length) noexcept nogil:
+cdef Deferred *find_identical(Engine *engine, uint64_t hash, int route, const char *key,
+                              uint32_t length) noexcept nogil:
     cdef Deferred *other = engine.coalesced[hash % COALESCE_BUCKETS]
     while other is not NULL:
         if (other.hash == hash and other.route == route and other.key_length == length
@@ -294,7 +296,8 @@ cdef int defer_request(Engine *engine, Connection *connection, Request *request)
     if owner is NULL and route.waiting >= route.policy.max_queue_size:
         route.queue_full += 1
         return DEFER_FULL
-    slab = slab_for(engine, route, request.route, head.head_length, 0 if route.array_size_bytes else request.body_length)
+    slab = slab_for(engine, route, request.route, head.head_length,
+                    0 if route.array_size_bytes else request.body_length)
     if slab is NULL:
         route.queue_full += 1
         return DEFER_FULL
@@ -442,8 +445,8 @@ cdef uint32_t dispatch_route(Engine *engine, int number) noexcept nogil:
         oldest = slab_items(route.queue_first) + route.queue_first.dispatched
         oldest_us = engine.now_us - oldest.arrived_us
         is_free = route.batches_in_flight < route.policy.concurrency and lane_is_free(engine)
-        size = decide(&route.policy, route.waiting, oldest_us, is_free, engine.more_input, engine.draining != 0, &reason,
-                      &wait_us)
+        size = decide(&route.policy, route.waiting, oldest_us, is_free, engine.more_input, engine.draining != 0,
+                      &reason, &wait_us)
         if size == 0:
             if wait_us >= 0:
                 deadline_us = engine.now_us + <uint64_t>wait_us

@@ -14,12 +14,12 @@ import threading
 from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy
 
 from batchbridge.cython_ext.accesslog cimport log_close, log_flush, log_open, log_tick
 from batchbridge.cython_ext.bridge cimport (
-    BATCH_SIZE_BUCKETS, NO_SLAB, REASON_COUNT, RESPONSE_BLOCK_SIZE_BYTES, Item, Lane, Slab, lane_size_bytes, lane_view,
-    policy_from_dict, slab_items, slabs_view)
+    BATCH_SIZE_BUCKETS, REASON_COUNT, RESPONSE_BLOCK_SIZE_BYTES, Item, Lane, lane_size_bytes, lane_view,
+    policy_from_dict, slabs_view)
 from batchbridge.cython_ext.cache cimport cache_free, cache_new, cache_purge
 from batchbridge.cython_ext.connection cimport (
     close_idle, connections_free, connections_prepare, recycle, run_held, sweep)
@@ -29,12 +29,10 @@ from batchbridge.cython_ext.core cimport (
 from batchbridge.cython_ext.defer cimport collect_answers, defer_free, dispatch_batches, expire_deferred
 from batchbridge.cython_ext.files cimport files_free, files_prepare
 from batchbridge.cython_ext.http cimport http_protocol
-from batchbridge.cython_ext.machine cimport Protocol
-from batchbridge.cython_ext.parse cimport METHOD_COUNT, METHOD_OTHER
 from batchbridge.cython_ext.route cimport compile_template, route_free
 from batchbridge.cython_ext.send cimport flush, prepare_lines, send_tick
 
-from batchbridge.cython_ext.bridge import POLICY_NAMES, REASON_NAMES
+from batchbridge.cython_ext.bridge import REASON_NAMES
 
 
 cdef extern from "compat.h" nogil:
@@ -255,7 +253,10 @@ cdef class EngineThread:
         cdef Engine *engine = self.engine
         cdef int index
         cdef uint64_t slab_size_bytes
-        prepare_lines(engine, settings["server_name"].encode("latin-1"))
+        server_name = settings["server_name"].encode("latin-1")
+        if len(server_name) > sizeof(engine.server_line) - 11:
+            raise ValueError(f"server_name: {len(server_name)} bytes are more than {sizeof(engine.server_line) - 11}")
+        prepare_lines(engine, server_name)
         seed = os.urandom(8)
         memcpy(&engine.seed, <const char *>seed, 8)
         files_prepare(engine, settings["types"], settings["default_type"], settings["index_files"])

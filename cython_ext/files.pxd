@@ -18,8 +18,8 @@ cdef enum FileResult:
 
 cdef struct File:
     int fd                      # FILE_OPEN
-    CacheObject *object         # FILE_OBJECT; FILE_OPEN: its description, with header lines and without payload.
-                                # The caller's reference.
+    # FILE_OBJECT; FILE_OPEN: its description, with header lines and without payload. The caller's reference.
+    CacheObject *object
 
 
 # What the decoded path names. `key` is the path as it was sent, by which the cache will know the object.

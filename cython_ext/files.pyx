@@ -4,9 +4,10 @@ Every path is opened relative to the root's descriptor with openat2(RESOLVE_BENE
 symbolic link leaves the root, and nothing can be exchanged between a check and its use, since the kernel resolves the
 path once. A file's strong validator is made of its inode, length and time of change in nanoseconds.
 """
-from libc.errno cimport EACCES, EAGAIN, ELOOP, EMFILE, ENAMETOOLONG, ENFILE, ENOENT, ENOMEM, ENOTDIR, EPERM, EXDEV, errno
-from libc.stdint cimport int64_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free, malloc
+from libc.errno cimport (
+    EACCES, EAGAIN, ELOOP, EMFILE, ENAMETOOLONG, ENFILE, ENOENT, ENOMEM, ENOTDIR, EPERM, EXDEV, errno)
+from libc.stdint cimport uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy
 
 from batchbridge.cython_ext.cache cimport (

@@ -14,7 +14,7 @@ from libc.string cimport memchr, memcpy, memset
 from batchbridge.cython_ext.accesslog cimport log_line
 from batchbridge.cython_ext.bridge cimport COMPLETION_PUBLIC, RESPONSE_HEAD_ROOM_BYTES, Completion
 from batchbridge.cython_ext.cache cimport (
-    OBJECT_FILE, Cache, CacheObject, cache_drop, cache_find, cache_hold, cache_insert, cache_remove, hash_bytes,
+    OBJECT_FILE, CacheObject, cache_drop, cache_find, cache_hold, cache_insert, cache_remove, hash_bytes,
     object_header, object_new, object_payload, object_tags)
 from batchbridge.cython_ext.conditional cimport (
     VERDICT_FAILED, VERDICT_NOT_MODIFIED, VERDICT_RANGE, VERDICT_UNSATISFIABLE, Validators, evaluate)
@@ -29,7 +29,7 @@ from batchbridge.cython_ext.parse cimport (
     HEAD_CHUNKED, HEAD_CONDITIONAL, HEAD_CREDENTIALS, HEAD_DOTS, HEAD_ESCAPED, HEAD_EXPECT_CONTINUE, HEAD_KEEP_ALIVE,
     HEAD_NO_CACHE, HEAD_RANGE, HEADER_REFERER, HEADER_USER_AGENT, METHOD_CONNECT, METHOD_COUNT, METHOD_DELETE,
     METHOD_GET, METHOD_HEAD, METHOD_OPTIONS, METHOD_OTHER, METHOD_PATCH, METHOD_POST, METHOD_PUT, METHOD_TRACE,
-    TARGET_ASTERISK, Head, Slice, decode_chunked, decode_path, parse_head)
+    TARGET_ASTERISK, Head, decode_chunked, decode_path, parse_head)
 from batchbridge.cython_ext.route cimport match_route
 from batchbridge.cython_ext.send cimport Response, answer_drop, answer_new, can_respond, respond, respond_continue
 
@@ -41,6 +41,7 @@ cdef extern from "<stdio.h>" nogil:
 cdef enum:
     KEY_SIZE_MAX = 4096
     PATH_SIZE_MAX = 8192
+    LOCATION_SIZE_MAX = 9000        # leaves room in Engine.lines for the status in plain text
     LOGGED_GARBAGE_MAX = 256        # bytes of a malformed request that its log line shows
     RETRY_AFTER_S = 1
 
@@ -279,10 +280,10 @@ cdef int redirect_to_directory(Engine *engine, Request *request) noexcept nogil:
     if head.path.length > 1 and path[1] == c'/':
         request.status = 404
         return EVENT_ABSENT
-    length = snprintf(engine.lines, sizeof(engine.lines) - 3, b"Location: %.*s/%s%.*s", <int>head.path.length, path,
+    length = snprintf(engine.lines, LOCATION_SIZE_MAX, b"Location: %.*s/%s%.*s", <int>head.path.length, path,
                       <const char *>b"?" if head.query.offset else <const char *>b"", <int>head.query.length,
                       request.data + head.query.offset)
-    if length >= <int>sizeof(engine.lines) - 3:
+    if length >= LOCATION_SIZE_MAX:
         request.status = 414
         return EVENT_FAILED
     memcpy(engine.lines + length, b"\r\n", 2)
@@ -292,7 +293,7 @@ cdef int redirect_to_directory(Engine *engine, Request *request) noexcept nogil:
     return EVENT_STATUS
 
 
-# --- Derive Deferred Response, Derive Remote Response, Defer Request ---------------------------------------------------
+# --- Derive Deferred Response, Derive Remote Response, Defer Request ---------------------------------------------
 
 cdef int derive_deferred_response(void *engine_data, void *connection_data, void *request_data) noexcept nogil:
     """The route's handler will answer, or the user-mode server that takes what has no route."""
@@ -548,7 +549,9 @@ cdef void log_response(Engine *engine, const Connection *connection, const Reque
                  deferred.user_agent.length)
     elif head.head_length == 0:
         end = <const char *>memchr(data, c'\r', min(request.available, <uint32_t>LOGGED_GARBAGE_MAX))
-        line_length = <uint32_t>(end - data) if end is not NULL else min(request.available, <uint32_t>LOGGED_GARBAGE_MAX)
+        line_length = min(request.available, <uint32_t>LOGGED_GARBAGE_MAX)
+        if end is not NULL:
+            line_length = <uint32_t>(end - data)
         log_line(engine, connection, data, line_length, response.status, length, NULL, 0, NULL, 0)
     else:
         log_line(engine, connection, data + head.method_name.offset,

@@ -1,4 +1,4 @@
-# The runtime of protocol modules: states, events, and tables that are data (AFPA's state machine, the paper's figure 1).
+# The runtime of protocol modules: states, events, and tables that are data (AFPA's state machine, paper's figure 1).
 #
 # A protocol module brings state functions. A state function does one state's work and returns an event; it never names
 # the state that follows. The table does: next_state[state][event]. Three kinds of data are kept apart and passed to

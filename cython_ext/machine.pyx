@@ -34,7 +34,7 @@ cdef class Protocol:
         memset(self.functions, 0, sizeof(self.functions))
 
     cdef fill(self, Machine *machine, table):
-        """Stores functions and `table`, a mapping of (state, event) to state by names. KeyError names what is unknown."""
+        """Stores functions and `table`, a mapping of (state, event) to state by names. KeyError: an unknown name."""
         cdef int state
         memset(machine, 0, sizeof(Machine))
         memset(machine.next_state, STATE_REFUSED, sizeof(machine.next_state))

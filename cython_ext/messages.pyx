@@ -15,17 +15,17 @@ import time
 from urllib.parse import parse_qsl, unquote
 
 cimport cython
-from cpython.buffer cimport PyBUF_SIMPLE, PyBUF_WRITABLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from cpython.unicode cimport PyUnicode_AsUTF8AndSize, PyUnicode_DecodeASCII
+from cpython.unicode cimport PyUnicode_AsUTF8AndSize
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
 from batchbridge.cython_ext.bridge cimport (
-    COMPLETION_BATCH_END, COMPLETION_PUBLIC, RESPONSE_BLOCK_SIZE_BYTES, Completion, Dispatch, Item, Slab,
-    lane_completion, lane_response, lane_show, slab_at, slab_items)
-from batchbridge.cython_ext.parse cimport METHOD_DELETE, METHOD_GET, METHOD_HEAD, METHOD_OPTIONS, Slice
+    COMPLETION_BATCH_END, COMPLETION_PUBLIC, Completion, Dispatch, Slab, lane_completion, lane_response, lane_show,
+    slab_at, slab_items)
+from batchbridge.cython_ext.parse cimport METHOD_GET, METHOD_HEAD
 
 from batchbridge.cython_ext.bridge import REASON_NAMES
 from batchbridge.errors import AlreadyAnsweredError, HTTPError
@@ -59,8 +59,8 @@ class Response:
 
     ``body`` is bytes-like or str (then UTF-8); ``content_type`` defaults to ``application/octet-stream`` or, for a str,
     ``text/plain; charset=utf-8``. ``headers`` are further (name, value) pairs or a mapping. ``cache_ttl_s`` lets the
-    engine answer identical GET and HEAD requests by itself for so many seconds, ``tags`` name it for a purge, ``public``
-    allows both although the request had credentials.
+    engine answer identical GET and HEAD requests by itself for so many seconds, ``tags`` name it for a purge,
+    ``public`` allows both although the request had credentials.
     """
 
     __slots__ = ("body", "status", "content_type", "headers", "cache_ttl_s", "tags", "public")
@@ -305,6 +305,9 @@ cdef class Batch:
         if tags:
             text = b"".join(str(tag).encode() + b"\0" for tag in ((tags,) if isinstance(tags, str) else tags))
         is_text = isinstance(body, str)
+        if self.route.vary:
+            given = headers.items() if hasattr(headers, "items") else headers
+            headers = [*given, ("Vary", ", ".join(self.route.vary))]
         lines = header_lines(content_type, is_text, headers)
         if is_text:
             body = body.encode()

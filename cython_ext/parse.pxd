@@ -104,7 +104,8 @@ cdef struct HeadLimits:
 
 # Parses one request head at data[0:length].
 # Returns head_length (> 0) when it is whole, 0 when bytes are missing, or -status of the error response that is due
-# (400, 414, 417, 431, 501, 505), after which the connection must be closed. `head` means something only when whole.
+# (400, 414, 417, 431, 501, 505), after which the connection must be closed. `head` says something only when it is
+# whole; otherwise it holds zeros and some parts of this head, never another one's.
 # `scanned` (in, out) remembers between calls on the same, growing bytes how far they were judged and searched, so that
 # a head that comes byte by byte costs linear time. It is 0 at first, and else the parser's own: not a plain length.
 # The bytes may move between calls, and `head` may be another one each time.

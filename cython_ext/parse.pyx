@@ -639,8 +639,8 @@ cdef int parse_head(const char *data, uint32_t length, uint32_t *scanned, const 
     cdef uint32_t start = 0
     cdef uint32_t end = 0
     cdef int result
+    memset(head, 0, sizeof(Head))
     if not accepted:
-        memset(head, 0, sizeof(Head))
         result = skip_empty_lines(data, window, &start)
         if result > 0:
             result = parse_request_line(data, start, window, scanned, limits, head)
@@ -653,7 +653,6 @@ cdef int parse_head(const char *data, uint32_t length, uint32_t *scanned, const 
         return -431 if result == 0 and full else result
     if accepted:
         # The line was read in an earlier call, into a head that need not be this one.
-        memset(head, 0, sizeof(Head))
         searched = 0
         skip_empty_lines(data, window, &start)
         parse_request_line(data, start, window, &searched, limits, head)

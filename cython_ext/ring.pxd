@@ -58,7 +58,8 @@ cdef extern from "<liburing.h>" nogil:
     io_uring_sqe *io_uring_get_sqe(io_uring *) noexcept
     int io_uring_submit(io_uring *) noexcept
     int io_uring_submit_and_wait(io_uring *, unsigned int) noexcept
-    int io_uring_submit_and_wait_timeout(io_uring *, io_uring_cqe **, unsigned int, __kernel_timespec *, void *) noexcept
+    int io_uring_submit_and_wait_timeout(io_uring *, io_uring_cqe **, unsigned int, __kernel_timespec *,
+                                         void *) noexcept
     int io_uring_submit_and_get_events(io_uring *) noexcept
     unsigned int io_uring_peek_batch_cqe(io_uring *, io_uring_cqe **, unsigned int) noexcept
     void io_uring_cq_advance(io_uring *, unsigned int) noexcept

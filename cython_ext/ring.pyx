@@ -1,7 +1,7 @@
 """io_uring as the engine uses it.
 
-Rules: one thread sets a ring up, submits, and reaps (SINGLE_ISSUER); completions are made when that thread asks for them
-(DEFER_TASKRUN), so nothing interrupts it, and what came meanwhile arrives as one batch. Functions return -errno.
+Rules: one thread sets a ring up, submits, and reaps (SINGLE_ISSUER); completions are made when that thread asks for
+them (DEFER_TASKRUN), so nothing interrupts it, and what came meanwhile arrives as one batch. Functions return -errno.
 """
 from libc.errno cimport EINTR, ENOMEM, ETIME
 from libc.stdint cimport int64_t, uint32_t
@@ -128,8 +128,8 @@ cdef int ring_submit_and_wait(Ring *ring, int64_t wait_us) noexcept nogil:
 cdef int one_operation(Ring *ring, int32_t *result, uint32_t *flags) noexcept nogil:
     """Submits the one entry that was prepared and takes its first completion; 0, or -ETIME after 100 ms."""
     cdef io_uring_cqe *completions[1]
-    cdef int tries
-    for tries in range(10):
+    cdef int _tries
+    for _tries in range(10):
         ring_submit_and_wait(ring, 10000)
         if io_uring_peek_batch_cqe(&ring.uring, completions, 1):
             result[0] = completions[0].res

@@ -1,4 +1,4 @@
-# The send engine: responses to bytes on the wire. Persistence, pipelining, short writes, slow readers, the last response.
+# The send engine: responses to bytes on the wire. Persistence, pipelining, short writes, slow readers, last responses.
 #
 # Small responses are copied into the scratch, those of one connection side by side, and leave with one send at the
 # loop's end. A large one, or one whose client reads slowly, becomes the connection's Output, one piece after the other;

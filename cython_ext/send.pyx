@@ -19,8 +19,8 @@ from libc.string cimport memcpy
 from batchbridge.cython_ext.bridge cimport lane_give_back
 from batchbridge.cython_ext.cache cimport cache_drop
 from batchbridge.cython_ext.core cimport (
-    ANSWER_LANE, ANSWER_OBJECT, CONNECTION_LINGERS, CONNECTION_OPEN, IS_CLOSING, IS_DIRTY, IS_EOF, IS_HELD, IS_LAST, IS_REFUSED,
-    IS_WRITING, STATUS_MAX, Answer, Connection, Engine, Output)
+    ANSWER_LANE, ANSWER_OBJECT, CONNECTION_LINGERS, CONNECTION_OPEN, IS_CLOSING, IS_DIRTY, IS_EOF, IS_HELD, IS_LAST,
+    IS_REFUSED, IS_WRITING, STATUS_MAX, Answer, Connection, Engine, Output)
 
 
 cdef extern from "<time.h>" nogil:

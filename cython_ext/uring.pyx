@@ -18,15 +18,14 @@ import os
 from libc.errno cimport EAGAIN, EMFILE, ENFILE, ENOBUFS, ENOMEM
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memset
 
 from batchbridge.cython_ext.accesslog cimport log_flush, log_written
 from batchbridge.cython_ext.bridge cimport RESPONSE_BLOCK_SIZE_BYTES
 from batchbridge.cython_ext.connection cimport (
     connection_closed, connection_lost, connection_open, connection_peer, received, received_end)
 from batchbridge.cython_ext.core cimport (
-    ANSWER_LANE, CONNECTION_CLOSES, CONNECTION_FREE, CONNECTION_OPEN, IS_CLOSING, IS_PAUSED, IS_RECEIVING, LANES_MAX, Answer,
-    Connection, Engine)
+    ANSWER_LANE, CONNECTION_CLOSES, CONNECTION_FREE, CONNECTION_OPEN, IS_CLOSING, IS_PAUSED, IS_RECEIVING, LANES_MAX,
+    Answer, Connection, Engine)
 from batchbridge.cython_ext.engine cimport EngineThread, turn_begin, turn_end, turn_goes_on, turn_wait_us
 from batchbridge.cython_ext.ring cimport *
 from batchbridge.cython_ext.send cimport answer_at, answer_drop, answer_hold, file_read, send_fell_short, sent

@@ -13,8 +13,7 @@ import logging
 from libc.stdint cimport uint32_t, uint64_t, uintptr_t
 from libc.stdlib cimport calloc
 
-from batchbridge.cython_ext.bridge cimport (
-    RESPONSE_BLOCK_SIZE_BYTES, Dispatch, lane_dispatch_taken, lane_next_dispatch, lane_size_bytes, lane_view)
+from batchbridge.cython_ext.bridge cimport Dispatch, lane_dispatch_taken, lane_next_dispatch, lane_view
 from batchbridge.cython_ext.engine cimport EngineThread, SharedMemory
 from batchbridge.cython_ext.messages cimport Batch, LaneEnd, Request, open_batch
 from batchbridge.cython_ext.parse cimport METHOD_GET, METHOD_HEAD, METHOD_OPTIONS
@@ -113,8 +112,8 @@ cdef class Worker:
         try:
             size = len(result)
         except TypeError:
-            raise TypeError(f"the handler of {batch.route.path} returned {type(result).__name__}, which is neither None "
-                            "nor a sequence with one entry an item") from None
+            raise TypeError(f"the handler of {batch.route.path} returned {type(result).__name__}, which is neither "
+                            "None nor a sequence with one entry an item") from None
         if size != count or isinstance(result, (str, bytes, dict)):
             raise BatchSizeError(f"the handler of {batch.route.path} returned {size} entries for a batch of {count}"
                                  if size != count else

@@ -1,7 +1,7 @@
 """64 fixed bytes at GET /f, neither cached nor coalesced: every request reaches the handler.
 
-    batchbridge serve --app examples/hello.py:server
-    curl -i http://127.0.0.1:8080/f
+batchbridge serve --app examples/hello.py:server
+curl -i http://127.0.0.1:8080/f
 """
 
 import batchbridge as bb

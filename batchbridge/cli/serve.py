@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..config import Config
+from ..config import Config, read_toml
 from . import version
 from .settings import make_server, settings_flags
 
@@ -19,13 +19,17 @@ if TYPE_CHECKING:
 def command(changes: dict[str, Any], sources: dict[str, str]) -> None:
     """Serve the files of ROOT, the handlers of --app, or both.
 
-    SIGTERM and SIGINT drain: requests under way are answered first.
+    SIGTERM and SIGINT drain: requests under way are answered first. SIGHUP reads --config again, SIGUSR1 reopens the
+    access log.
     """
     import logging
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     server = make_server(changes)
-    server.run(on_ready=announce)
+    files = [source for source in sources.values() if source != "flag"]
+    flags = {name: value for name, value in changes.items() if sources.get(name) == "flag"}
+    reload = (lambda: {**read_toml(files[0]), **flags}) if files else None
+    server.run(on_ready=announce, reload=reload)
 
 
 def announce(server: Server) -> None:
