@@ -64,6 +64,9 @@ ROLES = ("standalone", "colocated", "frontend")
 
 DAY_S = 86_400.0
 
+#: It stands in each response's head, for which the engine keeps a fixed room.
+SERVER_NAME_SIZE_MAX = 100
+
 
 @dataclass(frozen=True)
 class Option:
@@ -279,6 +282,8 @@ class Config:
     def __post_init__(self) -> None:
         for option in OPTIONS:
             object.__setattr__(self, option.name, option.parse(getattr(self, option.name)))
+        if len(self.server_name) > SERVER_NAME_SIZE_MAX:
+            raise ConfigError(f"server_name: {len(self.server_name)} characters are more than {SERVER_NAME_SIZE_MAX}")
         # What does not fit into the other has its size: so one limit can be set without knowing of the second.
         for small, large in (
             ("target_size_bytes_max", "head_size_bytes_max"),

@@ -208,7 +208,7 @@ async def run_batch_async(worker: Worker, batch: Batch) -> None:
     try:
         if batch.route.decode_body is None or worker.admit(batch):
             worker.settle(batch, await called(batch))
-    except Exception as error:
+    except BaseException as error:  # SystemExit, too: a handler must not end its worker
         if worker.failed(batch, error):
             for part in worker.parts(batch):
                 await run_part_async(worker, batch, part)
@@ -220,7 +220,7 @@ async def run_part_async(worker: Worker, batch: Batch, part: Batch) -> None:
     """As Worker.run_part."""
     try:
         worker.settle(part, await called(part))
-    except Exception as error:
+    except BaseException as error:
         worker.failed(part, error)
     finally:
         worker.merge(batch, part)

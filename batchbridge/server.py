@@ -200,6 +200,13 @@ class Server:
 
         self.engine, _ = choose_engine(self.config.engine)
         handlers = self._all_handlers()
+        if self.config.handler_threads == 0:
+            for handler in handlers:
+                if handler.is_async:
+                    raise ConfigError(
+                        f"route {handler.path!r}: an async def handler needs handler_threads of at least 1; "
+                        "with 0, handlers run on the engine's own thread, which cannot await"
+                    )
         self.config = fit_descriptors(self.config)
         self._open_files()
         self._listeners = listen(self.config)
@@ -291,7 +298,7 @@ class Server:
             return
         for engine in self.engines:
             for number in range(self.config.handler_threads):
-                worker = Worker(engine, number, handlers, True)
+                worker = Worker(engine, number, handlers)
                 thread = HandlerThread(worker, self.entered, len(self._handler_threads))
                 self._handler_threads.append(thread)
                 thread.start()
@@ -306,7 +313,7 @@ class Server:
             if handlers and self.config.handler_threads == 0:
                 from .cython_ext.worker import Worker
 
-                worker = Worker(engine, 0, handlers, False)
+                worker = Worker(engine, 0, handlers)
                 engine.set_inline_worker(worker)
                 with self.entered() as state:
                     worker.state = state

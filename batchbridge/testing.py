@@ -72,7 +72,7 @@ class TestClient:
         handlers = self._stack.enter_context(server.prepared())
         settings = server.engine_settings(handlers)
         self.engine: MemoryEngine = MemoryEngine(settings, [handler.settings() for handler in handlers], 1)
-        worker = Worker(self.engine, 0, handlers, False)
+        worker = Worker(self.engine, 0, handlers)
         self.engine.set_inline_worker(worker)
         worker.state = self._stack.enter_context(server.entered())
         server.engines.append(self.engine)

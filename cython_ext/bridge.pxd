@@ -21,6 +21,7 @@ cdef enum:
     COMPLETION_RING_ENTRIES = 4096      # responses on their way back: no fewer than the items under way
     RESPONSE_BLOCK_SIZE_BYTES = 65536   # unit of allocation in a lane's arena
     RESPONSE_HEAD_ROOM_BYTES = 512      # kept free before a response, where the engine writes its own header lines
+    HEAP_ARENAS_MAX = 4                 # responses on the heap, at most so many times the arena's size
     BATCH_SIZE_BUCKETS = 11             # 1, 2, 3-4, 5-8, ... 513-1024
 
 
@@ -40,10 +41,17 @@ cpdef enum PolicyKind:
     POLICY_ADAPTIVE
 
 
+# Why nobody waits for an item's answer any more.
+cdef enum Cancelled:
+    CANCELLED_NOT = 0
+    CANCELLED_GONE                  # the client is gone
+    CANCELLED_EXPIRED               # it was answered without the handler: a time-out
+
+
 # A request that waits for a handler. Written by the engine before the item is dispatched, except where said.
 cdef struct Item:
     uint32_t deferred               # the engine's record of it; NO_DEFERRED once nobody waits for the answer
-    uint32_t cancelled              # engine, at any time: the client is gone, or was answered (a time-out)
+    uint32_t cancelled              # engine, at any time: Cancelled
     uint8_t method
     uint8_t version_minor
     uint8_t parameter_count
@@ -96,6 +104,7 @@ cdef struct Dispatch:               # one batch: items [first, first + count) of
 cpdef enum CompletionFlag:
     COMPLETION_PUBLIC = 1           # may be cached although the request had credentials
     COMPLETION_BATCH_END = 2        # not a response: the worker is done with the batch, and free
+    COMPLETION_HEAP = 4             # the response is on the heap: the arena had no room (threads of this process only)
 
 
 cdef struct Completion:             # one response
@@ -103,11 +112,12 @@ cdef struct Completion:             # one response
     uint32_t item
     uint16_t status
     uint16_t flags
-    uint32_t offset                 # in the lane's arena: header text, then body, then tags
+    uint32_t offset                 # in the lane's arena: header text, then body, then tags; 0: a status alone
     uint32_t headers_length         # bytes of header lines, with their empty last line
     uint32_t body_length
     uint32_t ttl_s                  # 0: not cached
     uint32_t tags_length            # bytes of tags, each ended by NUL
+    char *heap                      # COMPLETION_HEAP: the same text
 
 
 cdef struct LaneShared:
@@ -124,7 +134,9 @@ cdef struct LaneShared:
     uint64_t gil_entries            # worker
     uint64_t batches                # worker
     uint64_t items                  # worker
-    uint8_t line_2[24]
+    uint64_t heap_laid_bytes        # worker: of responses that the arena had no room for
+    uint64_t heap_given_back_bytes  # engine
+    uint8_t line_2[8]
     Dispatch dispatches[64]
     Completion completions[4096]
 
@@ -201,8 +213,10 @@ cdef int lane_dispatch(Lane *lane, const Dispatch *dispatch) noexcept nogil
 cdef Completion *lane_next_completion(Lane *lane) noexcept nogil
 cdef void lane_completed(Lane *lane) noexcept nogil
 
-# The bytes of a completion's response are no longer needed (they were copied, or have left).
-cdef void lane_give_back(Lane *lane, uint32_t offset) noexcept nogil
+# The bytes of a completion's response; NULL where it is a status alone.
+cdef const char *completion_text(const Lane *lane, const Completion *completion) noexcept nogil
+# They are no longer needed: they were copied, or have left.
+cdef void completion_release(Lane *lane, const Completion *completion) noexcept nogil
 
 # --- the worker's side -----------------------------------------------------------------------------------------------
 
@@ -211,8 +225,11 @@ cdef Dispatch *lane_next_dispatch(Lane *lane) noexcept nogil
 cdef void lane_dispatch_taken(Lane *lane) noexcept nogil
 
 # Room for a response of `size_bytes` behind RESPONSE_HEAD_ROOM_BYTES of free bytes; sets `offset`. NULL when the arena
-# is full (try again when the engine has sent something) or can never hold so much.
+# is full, since slow clients hold what lies in it, or can never hold so much.
 cdef char *lane_response(Lane *lane, uint32_t size_bytes, uint32_t *offset) noexcept nogil
+# The same on the heap, which must be given to a completion with COMPLETION_HEAP. NULL: HEAP_ARENAS_MAX arenas' worth of
+# responses is there already, or there is no memory.
+cdef char *lane_heap_response(Lane *lane, uint32_t size_bytes) noexcept nogil
 
 # Writes a completion; NULL when the ring is full. `lane_show` makes what was written visible to the engine: 1 when the
 # engine sleeps, so that its bell must be rung.

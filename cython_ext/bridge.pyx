@@ -6,6 +6,7 @@ the other side, after it has shown something, puts a full fence and looks whethe
 sees the entry, or the writer sees the sleeper, and no wake-up is lost.
 """
 from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
 from libc.string cimport memset
 
 
@@ -14,6 +15,8 @@ cdef extern from "compat.h" nogil:
     void bb_store_release(uint32_t *, uint32_t) noexcept
     uint32_t bb_load_relaxed(const uint32_t *) noexcept
     void bb_full_fence() noexcept
+    uint64_t bb_load_acquire_64(const uint64_t *) noexcept
+    void bb_store_release_64(uint64_t *, uint64_t) noexcept
 
 
 cdef enum:
@@ -151,9 +154,25 @@ cdef void lane_completed(Lane *lane) noexcept nogil:
     bb_store_release(&lane.shared.completion_head, lane.completion_head)
 
 
-cdef void lane_give_back(Lane *lane, uint32_t offset) noexcept nogil:
-    cdef ResponseBlock *block = &lane.blocks[offset // RESPONSE_BLOCK_SIZE_BYTES]
-    bb_store_release(&block.given_back, block.given_back + 1)
+cdef const char *completion_text(const Lane *lane, const Completion *completion) noexcept nogil:
+    if completion.flags & COMPLETION_HEAP:
+        return completion.heap
+    return lane.arena + completion.offset if completion.offset else NULL
+
+
+cdef uint64_t text_size_bytes(const Completion *completion) noexcept nogil:
+    return <uint64_t>completion.headers_length + completion.body_length + completion.tags_length
+
+
+cdef void completion_release(Lane *lane, const Completion *completion) noexcept nogil:
+    cdef ResponseBlock *block
+    if completion.flags & COMPLETION_HEAP:
+        bb_store_release_64(&lane.shared.heap_given_back_bytes,
+                            lane.shared.heap_given_back_bytes + text_size_bytes(completion))
+        free(completion.heap)
+    elif completion.offset:
+        block = &lane.blocks[completion.offset // RESPONSE_BLOCK_SIZE_BYTES]
+        bb_store_release(&block.given_back, block.given_back + 1)
 
 
 # --- a lane, the worker's side ---------------------------------------------------------------------------------------
@@ -232,6 +251,18 @@ cdef char *lane_response(Lane *lane, uint32_t size_bytes, uint32_t *offset) noex
     lane.blocks[block].laid += 1
     offset[0] = block * RESPONSE_BLOCK_SIZE_BYTES + position + RESPONSE_HEAD_ROOM_BYTES
     return lane.arena + offset[0]
+
+
+cdef char *lane_heap_response(Lane *lane, uint32_t size_bytes) noexcept nogil:
+    cdef uint64_t in_use = lane.shared.heap_laid_bytes - bb_load_acquire_64(&lane.shared.heap_given_back_bytes)
+    cdef uint64_t most = <uint64_t>HEAP_ARENAS_MAX * lane.block_count * RESPONSE_BLOCK_SIZE_BYTES
+    cdef char *text
+    if in_use + size_bytes > most:
+        return NULL
+    text = <char *>malloc(size_bytes)
+    if text is not NULL:
+        lane.shared.heap_laid_bytes += size_bytes
+    return text
 
 
 cdef Completion *lane_completion(Lane *lane) noexcept nogil:

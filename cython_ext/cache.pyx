@@ -1,4 +1,4 @@
-"""The cache: objects by key, bounded in bytes, evicted by SIEVE: a hand that spares what was hit since it last passed."""
+"""The cache: objects by key, bounded in bytes. Evicted by SIEVE: a hand spares what was hit since it last passed."""
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcmp, memcpy, memset

@@ -18,6 +18,8 @@
 /* One writer, one reader: the writer stores with release what it wrote before, the reader loads with acquire. */
 static inline uint32_t bb_load_acquire(const uint32_t *at) { return __atomic_load_n(at, __ATOMIC_ACQUIRE); }
 static inline void bb_store_release(uint32_t *at, uint32_t value) { __atomic_store_n(at, value, __ATOMIC_RELEASE); }
+static inline uint64_t bb_load_acquire_64(const uint64_t *at) { return __atomic_load_n(at, __ATOMIC_ACQUIRE); }
+static inline void bb_store_release_64(uint64_t *at, uint64_t value) { __atomic_store_n(at, value, __ATOMIC_RELEASE); }
 static inline uint32_t bb_load_relaxed(const uint32_t *at) { return __atomic_load_n(at, __ATOMIC_RELAXED); }
 static inline void bb_store_relaxed(uint32_t *at, uint32_t value) { __atomic_store_n(at, value, __ATOMIC_RELAXED); }
 static inline uint32_t bb_fetch_add(uint32_t *at, uint32_t by) { return __atomic_fetch_add(at, by, __ATOMIC_ACQ_REL); }

@@ -174,13 +174,19 @@ cdef void input_consume(Engine *engine, Connection *connection, uint32_t consume
         input.scanned = 0
         input.head_done = 0
         input.continue_sent = 0
+        input.body_done = 0
+        input.refused_status = 0
         input.body_read = 0
         input.body_length = 0
         input.began_us = engine.now_us
         memset(&input.chunks, 0, sizeof(input.chunks))
     if connection.flags & IS_PAUSED and (connection.input is NULL or connection.input.length < PAUSE_SIZE_BYTES // 2):
-        connection.flags &= ~IS_PAUSED
-        engine.driver.resume(engine, connection)
+        resume(engine, connection)
+
+
+cdef void resume(Engine *engine, Connection *connection) noexcept nogil:
+    connection.flags &= ~IS_PAUSED
+    engine.driver.resume(engine, connection)
 
 
 # --- requests --------------------------------------------------------------------------------------------------------
@@ -315,6 +321,8 @@ cdef void run_held(Engine *engine) noexcept nogil:
             if connection.first is not NULL and connection.first.ready and not connection.flags & IS_WRITING:
                 mark_held(engine, connection)       # the scratch is full
             run_input(engine, connection)
+            if connection.flags & IS_PAUSED and connection.input is not NULL and not is_blocked(engine, connection):
+                resume(engine, connection)          # an unfinished request: its rest must be let in
             mark_dirty(engine, connection)
             rearm(engine, connection)
         recycle(engine, connection)

@@ -19,12 +19,11 @@ cdef enum:
 
 # --- of a request ----------------------------------------------------------------------------------------------------
 
-# What is on its way out and must stay as it is until it has left (law 4): a handler's response in a lane's arena, a
-# cached object, or bytes of the heap. Counted, since several requests (coalesced) and the kernel (zero copy) share it.
+# What is on its way out and must stay as it is until it has left (law 4): a handler's response, or a cached object.
+# Counted, since several requests (coalesced) and the kernel (zero copy) share it.
 cdef enum AnswerKind:
     ANSWER_LANE = 0
     ANSWER_OBJECT
-    ANSWER_HEAP
 
 cdef struct Answer:
     Answer *next                    # in the list of free ones
@@ -35,7 +34,6 @@ cdef struct Answer:
     uint8_t kind
     Lane *lane
     CacheObject *object
-    char *heap
     Completion completion           # ANSWER_LANE
 
 
@@ -104,6 +102,8 @@ cdef struct Input:
     uint32_t scanned                # what parse_head remembers
     uint8_t head_done               # `head` is valid, the body is not whole yet
     uint8_t continue_sent
+    uint8_t body_done               # chunked: the body is whole; what is behind it is not to be decoded again
+    int refused_status              # what the bytes were found to deserve, while answers before it are owed; 0: nothing
     uint32_t body_read              # chunked: bytes of coding read behind the head
     uint32_t body_length            # chunked: bytes of payload decoded, in place, behind the head
     uint64_t began_us

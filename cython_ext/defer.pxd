@@ -32,6 +32,6 @@ cdef uint32_t abandon_deferred(Engine *engine, Connection *connection) noexcept 
 
 cdef void defer_free(Engine *engine) noexcept nogil
 
-# Bytes by which the cache knows an answer, or by which two requests are identical: target, NUL, authority, NUL, the
-# values of the headers that the route varies by. Returns their number, or 0 when `room` is too small.
+# Bytes by which the cache knows an answer, or by which two requests are identical: path and query, NUL, authority, NUL,
+# the values of the headers that the route varies by. Returns their number, or 0 when `room` is too small.
 cdef uint32_t request_key(const Engine *engine, const Request *request, char *out, uint32_t room) noexcept nogil

@@ -14,8 +14,9 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy
 
 from batchbridge.cython_ext.bridge cimport (
+    CANCELLED_EXPIRED, CANCELLED_GONE,
     COMPLETION_BATCH_END, COMPLETION_RING_ENTRIES, NO_DEFERRED, NO_SLAB, POLICY_ADAPTIVE, Completion,
-    Dispatch, Item, Lane, Slab, adapt, decide, lane_completed, lane_dispatch, lane_give_back, lane_next_completion,
+    Dispatch, Item, Lane, Slab, adapt, completion_release, decide, lane_completed, lane_dispatch, lane_next_completion,
     slab_at, slab_give_back, slab_idle, slab_items, slab_payload, slab_reset, slab_take,
     slab_unviewed)
 from batchbridge.cython_ext.cache cimport hash_bytes
@@ -161,13 +162,18 @@ cdef Slab *slab_for(Engine *engine, Route *route, int number, uint32_t head_leng
 cdef uint32_t request_key(const Engine *engine, const Request *request, char *out, uint32_t room) noexcept nogil:
     cdef const Head *head = request.head
     cdef const Route *route = &engine.routes[request.route]
-    cdef uint32_t used = head.target.length + head.authority.length + 2, cursor = head.headers.offset, index
+    cdef uint32_t used = head.path.length, cursor = head.headers.offset, index
     cdef Slice name, value
-    if used > room:
+    if used + 1 + head.query.length + 1 + head.authority.length + 1 > room:
         return 0
-    memcpy(out, request.data + head.target.offset, head.target.length)
-    out[head.target.length] = 0
-    memcpy(out + head.target.length + 1, request.data + head.authority.offset, head.authority.length)
+    memcpy(out, request.data + head.path.offset, head.path.length)
+    if head.query.offset:
+        out[used] = c'?'
+        memcpy(out + used + 1, request.data + head.query.offset, head.query.length)
+        used += 1 + head.query.length
+    out[used] = 0
+    memcpy(out + used + 1, request.data + head.authority.offset, head.authority.length)
+    used += 1 + head.authority.length + 1
     out[used - 1] = 0
     if route.vary_count == 0:
         return used
@@ -349,8 +355,11 @@ cdef uint32_t drop_dead_items(Engine *engine, Slab *slab, uint32_t first, uint32
     while source > first:
         source -= 1
         item = &items[source]
-        if item.cancelled:
+        if item.cancelled == CANCELLED_GONE:
             engine.counters.items_dropped_gone += 1
+            continue
+        if item.cancelled == CANCELLED_EXPIRED:
+            engine.counters.items_dropped_expired += 1
             continue
         target -= 1
         if source == target:
@@ -486,7 +495,7 @@ cdef void mark_ready(Engine *engine, Deferred *deferred) noexcept nogil:
         mark_held(engine, deferred.connection)
 
 
-cdef void let_go_of_item(Deferred *deferred) noexcept nogil:
+cdef void let_go_of_item(Deferred *deferred, uint32_t why) noexcept nogil:
     """This record no longer waits for its item: whoever shares it takes over, or the item is no longer wanted.
 
     An heir is not found by identical requests any more: the key's bytes lie in a slab that it does not hold.
@@ -503,7 +512,7 @@ cdef void let_go_of_item(Deferred *deferred) noexcept nogil:
         item = slab_items(deferred.item_slab) + deferred.item
         if heir is NULL:
             item.deferred = NO_DEFERRED
-            item.cancelled = 1
+            item.cancelled = why
         else:
             item.deferred = heir.index
             heir.item = deferred.item
@@ -521,9 +530,8 @@ cdef void answer_by_status(Engine *engine, Deferred *deferred, int status) noexc
     if deferred.ready:
         return
     bucket_remove(engine, deferred)
-    let_go_of_item(deferred)
+    let_go_of_item(deferred, CANCELLED_EXPIRED)
     deferred.status = status
-    engine.counters.items_dropped_expired += 1
     mark_ready(engine, deferred)
 
 
@@ -535,8 +543,8 @@ cdef void answer_all(Engine *engine, Lane *lane, const Completion *completion, D
     if answer is not NULL:
         answer.lane = lane
         answer.completion = completion[0]
-    elif completion.offset:
-        lane_give_back(lane, completion.offset)
+    else:
+        completion_release(lane, completion)
     while deferred is not NULL:
         following = deferred.follower
         deferred.follower = NULL
@@ -560,8 +568,7 @@ cdef void take_completion(Engine *engine, Lane *lane, const Completion *completi
     route.worst_latency_us = max(route.worst_latency_us, engine.now_us - item.arrived_us)
     if index == NO_DEFERRED:
         engine.counters.items_late += 1
-        if completion.offset:
-            lane_give_back(lane, completion.offset)
+        completion_release(lane, completion)
         settle(engine, slab)
         return
     item.deferred = NO_DEFERRED
@@ -625,7 +632,7 @@ cdef uint32_t abandon_deferred(Engine *engine, Connection *connection) noexcept 
         deferred = connection.first
         if not deferred.ready:
             bucket_remove(engine, deferred)
-            let_go_of_item(deferred)
+            let_go_of_item(deferred, CANCELLED_GONE)
         deferred_finish(engine, deferred)
     return owed
 

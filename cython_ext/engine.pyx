@@ -11,6 +11,7 @@ The rules:
 import os
 import threading
 
+cimport cython
 from libc.errno cimport errno
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
@@ -180,6 +181,7 @@ cdef class SharedMemory:
 
 # --- the engine as Python sees it ------------------------------------------------------------------------------------
 
+@cython.no_gc_clear
 cdef class EngineThread:
     """One engine. Subclasses bring a driver. Not public: batchbridge.server makes and starts it.
 

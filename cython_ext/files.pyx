@@ -5,7 +5,7 @@ symbolic link leaves the root, and nothing can be exchanged between a check and 
 path once. A file's strong validator is made of its inode, length and time of change in nanoseconds.
 """
 from libc.errno cimport (
-    EACCES, EAGAIN, ELOOP, EMFILE, ENAMETOOLONG, ENFILE, ENOENT, ENOMEM, ENOTDIR, EPERM, EXDEV, errno)
+    EACCES, EAGAIN, ELOOP, EMFILE, ENAMETOOLONG, ENFILE, ENOENT, ENOMEM, ENOTDIR, ENXIO, EPERM, EXDEV, errno)
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy
@@ -138,7 +138,7 @@ cdef void files_free(Engine *engine) noexcept nogil:
 cdef int result_of(int error) noexcept nogil:
     if error in (ENOENT, ENOTDIR, ENAMETOOLONG):
         return FILE_ABSENT
-    if error in (EACCES, EPERM, EXDEV, ELOOP):      # EXDEV: the path would leave the root
+    if error in (EACCES, EPERM, EXDEV, ELOOP, ENXIO):       # EXDEV: it would leave the root; ENXIO: a socket
         return FILE_FORBIDDEN
     if error in (EMFILE, ENFILE, ENOMEM, EAGAIN):
         return FILE_BUSY

@@ -12,7 +12,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memchr, memcpy, memset
 
 from batchbridge.cython_ext.accesslog cimport log_line
-from batchbridge.cython_ext.bridge cimport COMPLETION_PUBLIC, RESPONSE_HEAD_ROOM_BYTES, Completion
+from batchbridge.cython_ext.bridge cimport COMPLETION_PUBLIC, RESPONSE_HEAD_ROOM_BYTES, Completion, completion_text
 from batchbridge.cython_ext.cache cimport (
     OBJECT_FILE, CacheObject, cache_drop, cache_find, cache_hold, cache_insert, cache_remove, hash_bytes,
     object_header, object_new, object_payload, object_tags)
@@ -57,6 +57,8 @@ cdef int derive_request(void *engine_data, void *connection_data, void *request_
     cdef uint32_t scanned = 0
     cdef bint is_buffered = input is not NULL and request.data == input.data
     cdef int length
+    if is_buffered and input.refused_status:
+        return refuse(connection, request, input.refused_status)
     if is_buffered and input.head_done:
         request.head = &input.head
     else:
@@ -86,43 +88,70 @@ cdef int refuse(Connection *connection, Request *request, int status) noexcept n
 
 
 cdef int derive_body(Engine *engine, Connection *connection, Request *request, bint is_buffered) noexcept nogil:
+    """A body of a given length is taken where it lies; a chunked one only from the Input, where it can be moved."""
     cdef Head *head = request.head
-    cdef Input *input = connection.input
-    cdef uint32_t consumed = 0, produced = 0, behind
-    cdef int result
     if head.content_length > engine.limits.body_size_bytes_max:
         return refuse(connection, request, 413)
-    if not head.flags & HEAD_CHUNKED:
+    if head.flags & HEAD_CHUNKED:
+        if is_buffered:
+            return derive_chunked_body(engine, connection, request)
+    else:
         if request.available >= <uint64_t>head.head_length + head.content_length:
             request.body = request.data + head.head_length
             request.body_length = <uint32_t>head.content_length
             request.consumed = head.head_length + request.body_length
             return EVENT_REQUEST
-    elif is_buffered:
-        # The payload is moved up as it is decoded, so that it ends up in one piece behind the head.
+    if is_buffered:                     # else kept by the caller, and derived again from there
+        keep_head(connection.input, request)
+        ask_for_body(engine, connection, request)
+    return EVENT_INCOMPLETE
+
+
+cdef int derive_chunked_body(Engine *engine, Connection *connection, Request *request) noexcept nogil:
+    """The payload is moved up as it is decoded, so that it ends up in one piece behind the head.
+
+    What was found is kept, since a request that must wait for its turn is derived anew, from bytes that have changed.
+    """
+    cdef Input *input = connection.input
+    cdef const Head *head = &input.head
+    cdef uint32_t consumed = 0, produced = 0, behind
+    cdef int result = 1
+    keep_head(input, request)
+    if not input.body_done:
         behind = head.head_length + input.body_read
         result = decode_chunked(&input.chunks, request.data + behind, request.available - behind,
                                 <char *>request.data + head.head_length + input.body_length,
                                 engine.limits.body_size_bytes_max - input.body_length, &consumed, &produced)
         if result < 0:
+            input.refused_status = -result
             return refuse(connection, request, -result)
         input.body_read += consumed
         input.body_length += produced
-        if result == 1:
-            request.body = request.data + head.head_length
-            request.body_length = input.body_length
-            request.consumed = head.head_length + input.body_read
-            return EVENT_REQUEST
-    if not is_buffered:
-        return EVENT_INCOMPLETE         # kept by the caller, and derived again from there
+        input.body_done = result == 1
+    if not input.body_done:
+        ask_for_body(engine, connection, request)
+        return EVENT_INCOMPLETE
+    request.body = request.data + head.head_length
+    request.body_length = input.body_length
+    request.consumed = head.head_length + input.body_read
+    return EVENT_REQUEST
+
+
+cdef void keep_head(Input *input, Request *request) noexcept nogil:
     if not input.head_done:
-        input.head = head[0]
+        input.head = request.head[0]
         input.head_done = 1
+    request.head = &input.head
+
+
+cdef void ask_for_body(Engine *engine, Connection *connection, const Request *request) noexcept nogil:
+    """100 (Continue), where the client waits for it: once, and only if nothing else is to be sent before."""
+    cdef Input *input = connection.input
+    cdef const Head *head = request.head
     if (head.flags & HEAD_EXPECT_CONTINUE and not input.continue_sent and not connection.owed
             and request.available == head.head_length and can_respond(engine, connection)):
         input.continue_sent = 1
         respond_continue(engine, connection)
-    return EVENT_INCOMPLETE
 
 
 # --- Derive Cached Response ------------------------------------------------------------------------------------------
@@ -453,22 +482,29 @@ cdef void describe_object(Engine *engine, Request *request, Response *response) 
         response.extra_length = <uint32_t>snprintf(engine.lines, 40, b"Age: %llu\r\n", <unsigned long long>(
             (engine.now_us - object.checked_us) // 1000000))
     response.content_length = <int64_t>response.body_length
+    forbid_body(response)
+
+
+cdef void forbid_body(Response *response) noexcept nogil:
+    """204 and 304 have none, whatever a handler gave (RFC 9110 section 6.4.1)."""
+    if response.status == 204 or response.status == 304:
+        response.content_length = -1
+        response.body_length = 0
 
 
 cdef void describe_answer(Request *request, Response *response) noexcept nogil:
     """A handler's response, in its lane's arena."""
     cdef const Completion *completion = &request.answer.completion
     response.status = completion.status
-    response.headers = request.answer.lane.arena + completion.offset
+    response.headers = completion_text(request.answer.lane, completion)
     response.headers_length = completion.headers_length
     response.body = response.headers + completion.headers_length
     response.body_length = completion.body_length
     # Shared by several requests: each needs its own header lines, which then do not lie before the body.
-    response.room_before = RESPONSE_HEAD_ROOM_BYTES if request.answer.references == 1 else 0
+    if request.answer.references == 1 and completion.offset:
+        response.room_before = RESPONSE_HEAD_ROOM_BYTES
     response.content_length = completion.body_length
-    if completion.status == 204 or completion.status == 304:
-        response.content_length = -1
-        response.body_length = 0
+    forbid_body(response)
 
 
 cdef void describe_status(Engine *engine, const Request *request, Response *response) noexcept nogil:
@@ -564,7 +600,7 @@ cdef void keep_answer(Engine *engine, Request *request) noexcept nogil:
     """Puts a handler's answer into the cache, if what asked for it lets it (RFC 9111 section 3)."""
     cdef const Deferred *deferred = request.deferred
     cdef const Completion *completion = &request.answer.completion
-    cdef const char *text = request.answer.lane.arena + completion.offset
+    cdef const char *text = completion_text(request.answer.lane, completion)
     cdef char key[KEY_SIZE_MAX]
     cdef Head head
     cdef Request asked
@@ -612,7 +648,7 @@ cdef void answer_owed(Engine *engine, Connection *connection) noexcept nogil:
         request.answer = deferred.answer
         request.status = deferred.status
         request.outcome = engine.routes[deferred.route].outcome
-        if request.answer is not NULL and request.answer.completion.offset == 0:
+        if request.answer is not NULL and completion_text(request.answer.lane, &request.answer.completion) is NULL:
             request.status = request.answer.completion.status       # a status and nothing else
         resume_machine(&engine.machine, AWAIT_RESPONSE, EVENT_TIMED_OUT if request.status else EVENT_ANSWERED, engine,
                        connection, &request)

@@ -12,9 +12,7 @@ cdef class LaneEnd:
     cdef uint32_t response_size_bytes_max
     cdef uint32_t unshown                       # completions written and not shown yet
     cdef uint32_t show_after                    # 0: at the batch's end
-    cdef bint may_wait                          # for room in the arena; not on the engine's own thread
 
-    cdef char *room(self, uint32_t size_bytes, uint32_t *offset)
     cdef Completion *completion(self, Slab *slab, uint32_t item, int status) noexcept
     cdef void written(self) noexcept
     cdef int complete(self, Slab *slab, uint32_t item, int status, const char *headers, uint32_t headers_length,

@@ -11,7 +11,6 @@ The rules:
 """
 import ipaddress
 import json
-import time
 from urllib.parse import parse_qsl, unquote
 
 cimport cython
@@ -23,7 +22,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
 from batchbridge.cython_ext.bridge cimport (
-    COMPLETION_BATCH_END, COMPLETION_PUBLIC, Completion, Dispatch, Slab, lane_completion, lane_response, lane_show,
+    COMPLETION_BATCH_END, COMPLETION_HEAP, COMPLETION_PUBLIC, Completion, Dispatch, Slab, lane_completion, lane_heap_response, lane_response, lane_show,
     slab_at, slab_items)
 from batchbridge.cython_ext.parse cimport METHOD_GET, METHOD_HEAD
 
@@ -48,9 +47,6 @@ cdef bytes TEXT_HEADERS = b"Content-Type: text/plain; charset=utf-8\r\n\r\n"
 cdef frozenset ENGINE_HEADERS = frozenset((b"content-length", b"connection", b"transfer-encoding", b"date", b"server",
                                            b"keep-alive", b"upgrade", b"trailer"))
 cdef frozenset TOKEN_BYTES = frozenset(b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
-
-cdef double ROOM_WAIT_S = 5.0       # for the engine to send something and so to make room in the arena
-
 
 # --- responses -------------------------------------------------------------------------------------------------------
 
@@ -110,20 +106,12 @@ cdef bytes str_or_bytes(text):
 
 # --- a worker's end of a lane ----------------------------------------------------------------------------------------
 
+@cython.no_gc_clear
 cdef class LaneEnd:
-    """A worker's end of a lane."""
+    """A worker's end of a lane.
 
-    cdef char *room(self, uint32_t size_bytes, uint32_t *offset):
-        """Room in the arena; waits for it where that helps. NULL: none."""
-        cdef char *at = lane_response(&self.lane, size_bytes, offset)
-        if at is not NULL or not self.may_wait:
-            return at
-        until = time.monotonic() + ROOM_WAIT_S
-        while at is NULL and time.monotonic() < until:
-            self.show()
-            time.sleep(0.0005)
-            at = lane_response(&self.lane, size_bytes, offset)
-        return at
+    The collector must not take its memory away while a batch in the same cycle still refers to it (no_gc_clear).
+    """
 
     cdef Completion *completion(self, Slab *slab, uint32_t item, int status) noexcept:
         # Never NULL: the engine gives a worker no more items than the ring has entries.
@@ -144,11 +132,16 @@ cdef class LaneEnd:
         cdef uint32_t offset = 0
         cdef uint32_t tags_length = <uint32_t>len(tags) if tags is not None else 0
         cdef char *at
+        cdef char *heap = NULL
         cdef Completion *completion
         if body_length > self.response_size_bytes_max:
             raise ValueError(f"a response of {body_length} bytes is larger than response_size_bytes_max, "
                              f"{self.response_size_bytes_max}")
-        at = self.room(<uint32_t>(headers_length + body_length + tags_length), &offset)
+        at = lane_response(&self.lane, <uint32_t>(headers_length + body_length + tags_length), &offset)
+        if at is NULL:
+            # Slow clients hold the arena. Waiting for them would stop every other request, so the heap must do.
+            at = lane_heap_response(&self.lane, <uint32_t>(headers_length + body_length + tags_length))
+            heap = at
         if at is NULL:
             self.complete_status(slab, item, 503)
             return 0
@@ -157,8 +150,9 @@ cdef class LaneEnd:
         if tags_length:
             memcpy(at + headers_length + body_length, <const char *>tags, tags_length)
         completion = self.completion(slab, item, status)
-        completion.flags = <unsigned short>flags
+        completion.flags = <unsigned short>(flags | COMPLETION_HEAP if heap is not NULL else flags)
         completion.offset = offset
+        completion.heap = heap
         completion.headers_length = headers_length
         completion.body_length = <uint32_t>body_length
         completion.ttl_s = ttl_s
@@ -206,6 +200,7 @@ cdef Batch open_batch(LaneEnd end, const Dispatch *dispatch, object route, objec
 
 
 @cython.final
+@cython.no_gc_clear
 cdef class Batch:
     """The requests that a handler is called with: a sequence of :class:`Request`.
 
@@ -372,6 +367,7 @@ cdef View view_of(Batch batch, uint32_t offset, Py_ssize_t length):
 
 
 @cython.final
+@cython.no_gc_clear
 cdef class View:
     """Bytes of shared memory, read-only."""
 

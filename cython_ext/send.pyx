@@ -16,10 +16,10 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.errno cimport EAGAIN
 from libc.string cimport memcpy
 
-from batchbridge.cython_ext.bridge cimport lane_give_back
+from batchbridge.cython_ext.bridge cimport completion_release
 from batchbridge.cython_ext.cache cimport cache_drop
 from batchbridge.cython_ext.core cimport (
-    ANSWER_LANE, ANSWER_OBJECT, CONNECTION_LINGERS, CONNECTION_OPEN, IS_CLOSING, IS_DIRTY, IS_EOF, IS_HELD, IS_LAST,
+    ANSWER_LANE, CONNECTION_LINGERS, CONNECTION_OPEN, IS_CLOSING, IS_DIRTY, IS_EOF, IS_HELD, IS_LAST,
     IS_REFUSED, IS_WRITING, STATUS_MAX, Answer, Connection, Engine, Output)
 
 
@@ -82,13 +82,9 @@ cdef void answer_drop(Engine *engine, Answer *answer) noexcept nogil:
     if answer.references:
         return
     if answer.kind == ANSWER_LANE:
-        # A completion without a byte of response took no room in the arena.
-        if answer.completion.offset:
-            lane_give_back(answer.lane, answer.completion.offset)
-    elif answer.kind == ANSWER_OBJECT:
-        cache_drop(answer.object)
+        completion_release(answer.lane, &answer.completion)
     else:
-        free(answer.heap)
+        cache_drop(answer.object)
     answer.next = engine.free_answers
     engine.free_answers = answer
 

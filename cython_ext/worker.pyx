@@ -8,6 +8,7 @@ The rules:
   fails.
 - A worker never ends a batch with an item unanswered, whatever a handler does.
 """
+import asyncio
 import logging
 
 from libc.stdint cimport uint32_t, uint64_t, uintptr_t
@@ -37,16 +38,14 @@ cdef extern from "<unistd.h>" nogil:
 cdef class Worker:
     """One handler worker of an engine, with the handlers it may be asked to run.
 
-    `routes`: a list of batchbridge.handlers.Handler, by the engine's numbers. `may_wait`: it runs on a thread of its
-    own, and so may wait for the engine.
+    `routes`: a list of batchbridge.handlers.Handler, by the engine's numbers.
     """
     cdef LaneEnd end
     cdef readonly list routes
     cdef public object state
-    cdef readonly object taken                  # the batch being handled, with what ends it
-    cdef uint32_t route_number
+    cdef object loop                            # for coroutines, where no event loop runs
 
-    def __init__(self, EngineThread engine, int number, list routes, bint may_wait):
+    def __init__(self, EngineThread engine, int number, list routes):
         cdef SharedMemory memory = engine.lanes[number]
         cdef LaneEnd end = LaneEnd.__new__(LaneEnd)
         lane_view(&end.lane, memory.address, engine.engine.lanes[number].block_count, engine.worker_bells[number],
@@ -54,7 +53,6 @@ cdef class Worker:
         end.slabs = engine.engine.slabs
         end.memories = (memory, engine.slabs)
         end.response_size_bytes_max = engine.engine.limits.response_size_bytes_max
-        end.may_wait = may_wait
         self.end = end
         self.routes = routes
         self.state = None
@@ -137,7 +135,8 @@ cdef class Worker:
         """What becomes of a batch whose handler raised; True: its unanswered items are to run again, one by one."""
         cdef uint32_t place
         route = batch.route
-        if isinstance(error, BatchSizeError) or len(batch) == 1 or not self.may_isolate(batch):
+        if (isinstance(error, BatchSizeError) or not isinstance(error, Exception) or len(batch) == 1
+                or not self.may_isolate(batch)):
             if not isinstance(error, HTTPError):
                 route.log_failure(error)
             for place in range(batch.count):
@@ -200,13 +199,22 @@ cdef class Worker:
         batch.answered[place] = 1
         batch.unanswered -= 1
 
+    cdef call(self, Batch batch):
+        """What the handler returns; a coroutine is run to its end here, where there is no event loop (test client)."""
+        result = batch.route.function(batch)
+        if not batch.route.is_async:
+            return result
+        if self.loop is None:
+            self.loop = asyncio.new_event_loop()
+        return self.loop.run_until_complete(result)
+
     def run_batch(self, Batch batch):
         """Calls the handler, and sees to it that each item is answered."""
         route = batch.route
         try:
             if route.decode_body is None or self.admit(batch):
-                self.settle(batch, route.function(batch))
-        except Exception as error:
+                self.settle(batch, self.call(batch))
+        except BaseException as error:      # SystemExit, too: a handler must not end its worker
             if self.failed(batch, error):
                 for part in self.parts(batch):
                     self.run_part(batch, part)
@@ -216,8 +224,8 @@ cdef class Worker:
     def run_part(self, Batch batch, Batch part):
         """Calls the handler for one item."""
         try:
-            self.settle(part, part.route.function(part))
-        except Exception as error:
+            self.settle(part, self.call(part))
+        except BaseException as error:
             self.failed(part, error)
         finally:
             self.merge(batch, part)
@@ -316,12 +324,25 @@ cdef bint settle_array(Batch batch, result) except -1:
     count = len(batch)
     if len(result) != count:
         raise BatchSizeError(f"the handler of {batch.route.path} returned {len(result)} rows for a batch of {count}")
+    if result.nbytes == 0:
+        return settle_empty(batch, count)
     view = memoryview(as_bytes(result))
     row = view.shape[0] // count
     for index in range(count):
         place = index if batch.order is None else batch.order[index]
         if not batch.answered[place]:
             batch.answer_plain(place, <const char *>&view[0] + index * row, row, ARRAY_HEADERS)
+    return True
+
+
+cdef bint settle_empty(Batch batch, Py_ssize_t count) except -1:
+    """Rows of no bytes: empty answers."""
+    cdef Py_ssize_t index
+    cdef uint32_t place
+    for index in range(count):
+        place = index if batch.order is None else batch.order[index]
+        if not batch.answered[place]:
+            batch.answer_plain(place, b"", 0, ARRAY_HEADERS)
     return True
 
 

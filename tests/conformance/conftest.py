@@ -1,3 +1,5 @@
-"""The fixture `engine`: each test that asks for it runs with each engine."""
+"""The fixtures of these tests: `site`, served once with each `engine` and module, and the `gate` of its slow handler."""
 
 from support.serving import engine as engine
+from support.site import gate as gate
+from support.site import site as site
