@@ -24,11 +24,6 @@ cdef extern from "compat.h" nogil:
     uint64_t bb_now_us() noexcept
 
 
-cdef extern from "<liburing.h>" nogil:
-    void io_uring_prep_connect(io_uring_sqe *, int, const void *, unsigned int) noexcept
-    unsigned int io_uring_sq_space_left(const io_uring *) noexcept
-
-
 cdef extern from "<time.h>" nogil:
     struct timespec:
         long tv_sec
@@ -38,14 +33,24 @@ cdef extern from "<time.h>" nogil:
 
 
 cdef extern from "<sys/socket.h>" nogil:
+    struct sockaddr
     int socket(int, int, int) noexcept
     int setsockopt(int, int, int, const void *, unsigned int) noexcept
     int shutdown(int, int) noexcept
     int SOCK_STREAM, SOCK_CLOEXEC, MSG_NOSIGNAL, MSG_WAITALL, SHUT_RDWR
 
 
+cdef extern from "<liburing.h>" nogil:
+    void io_uring_prep_connect(io_uring_sqe *, int, const sockaddr *, unsigned int) noexcept
+    unsigned int io_uring_sq_space_left(const io_uring *) noexcept
+
+
+cdef extern from "<netinet/in.h>" nogil:
+    int IPPROTO_TCP
+
+
 cdef extern from "<netinet/tcp.h>" nogil:
-    int IPPROTO_TCP, TCP_NODELAY
+    int TCP_NODELAY
 
 
 cdef extern from "<unistd.h>" nogil:
@@ -144,7 +149,7 @@ cdef void open_client(Run *run, Client *client) noexcept nogil:
     client.moment_us = run.now_us
     run.figures.opened += 1
     entry = ring_entry(&run.ring)
-    io_uring_prep_connect(entry, client.fd, run.address, run.address_length)
+    io_uring_prep_connect(entry, client.fd, <const sockaddr *>run.address, run.address_length)
     entry.flags = <uint8_t>(IOSQE_CQE_SKIP_SUCCESS | IOSQE_IO_LINK)
     entry.user_data = tag(run, OPERATION_CONNECT, client)
     issue(run, client)
