@@ -486,8 +486,8 @@ class Server:
 
         await asyncio.to_thread(self.start)
         try:
-            while not self._ended.is_set():
-                await asyncio.to_thread(self._ended.wait, 0.5)
+            # Without a time-out, so that an idle server wakes nobody; stop() lets the waiting thread go.
+            await asyncio.to_thread(self._ended.wait)
         finally:
             await asyncio.shield(asyncio.to_thread(self.stop))
 

@@ -15,10 +15,10 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from batchbridge.cython_ext.clients cimport (
-    ANSWER_PLACES, BUCKETS, CLIENTS_MAX, FAILURE_COUNT, PICKS, PIPELINE_MAX, Client, Owed, Run, bucket_least, bucket_of,
-    run_clients)
+    ANSWER_PLACES, BUCKETS, CLIENTS_MAX, FAILURE_COUNT, PICKS, PIPELINE_MAX, Client, Owed, Run, bucket_least,
+    bucket_of, run_clients)
 from batchbridge.cython_ext.verify cimport (
-    STATUSES_MAX, WRONG_BODY, WRONG_LENGTH, WRONG_STATUS, Expectation)
+    STATUSES_MAX, WRONG_LENGTH, WRONG_STATUS, Expectation)
 
 
 cdef extern from "<sys/socket.h>" nogil:
@@ -110,6 +110,14 @@ def bucket_bounds(latency_us):
     return bucket_least(bucket), bucket_least(bucket + 1) - 1
 
 
+def allow_descriptors(needed):
+    """Raises this process's limit of open files, as far as it may."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return
+    resource.setrlimit(resource.RLIMIT_NOFILE, (needed if hard == resource.RLIM_INFINITY else min(needed, hard), hard))
+
+
 # --- the run ---------------------------------------------------------------------------------------------------------
 
 cdef bint on_tick(void *owner) noexcept nogil:
@@ -157,7 +165,10 @@ cdef class Load:
         family, _, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         packed = socket.inet_pton(family, where[0])
         text = int(family).to_bytes(2, "little") + where[1].to_bytes(2, "big")
-        text = text + bytes(4) + packed + where[3].to_bytes(4, "little") if family == AF_INET6 else text + packed + bytes(8)
+        if family == AF_INET6:
+            text += bytes(4) + packed + where[3].to_bytes(4, "little")
+        else:
+            text += packed + bytes(8)
         memcpy(self.run_data.address, <const char *>text, len(text))
         self.run_data.address_length = <uint32_t>len(text)
         self.run_data.family = int(family)
@@ -229,10 +240,7 @@ cdef class Load:
         self.fill_exchanges()
         for index, number in enumerate(sequence(self.exchanges, settings["seed"])):
             run.picks[index] = number
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        needed = 2 * run.client_count + DESCRIPTORS_SPARE
-        if soft != resource.RLIM_INFINITY and soft < needed:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (needed if hard == resource.RLIM_INFINITY else min(needed, hard), hard))
+        allow_descriptors(2 * run.client_count + DESCRIPTORS_SPARE)
 
     cdef take_memory(self):
         cdef Run *run = &self.run_data

@@ -31,11 +31,11 @@ cdef uint32_t crc_tables[8][256]
 
 
 cdef void fill_crc_tables() noexcept:
-    cdef uint32_t index, bit, value
+    cdef uint32_t index, _bit, value
     cdef int table
     for index in range(256):
         value = index
-        for bit in range(8):
+        for _bit in range(8):
             value = (value >> 1) ^ (0xEDB88320u if value & 1 else 0)
         crc_tables[0][index] = value
     for index in range(256):
