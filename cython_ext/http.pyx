@@ -68,6 +68,8 @@ cdef int derive_request(void *engine_data, void *connection_data, void *request_
             return EVENT_INCOMPLETE
         if length < 0:
             return refuse(connection, request, -length)
+        if is_buffered:
+            keep_head(input, request)       # it may have to wait, and must not be parsed again with what was remembered
     if engine.draining:
         request.head.flags &= ~HEAD_KEEP_ALIVE
     if request.head.flags & HEAD_CHUNKED or request.head.content_length:
@@ -239,8 +241,15 @@ cdef int derive_miss_response(void *engine_data, void *connection_data, void *re
         return EVENT_ROUTE
     if request.allowed_methods:
         request.allowed_methods |= 1u << METHOD_OPTIONS
+        if is_unknown(head.method):
+            return say(connection, request, 501)
         return say(connection, request, 204 if head.method == METHOD_OPTIONS else 405)
     return EVENT_NO_ROUTE
+
+
+cdef bint is_unknown(int method) noexcept nogil:
+    """Methods that this server implements nowhere by itself (RFC 9110 section 9.1: 501, not 405)."""
+    return method in (METHOD_OTHER, METHOD_CONNECT, METHOD_TRACE)
 
 
 cdef int say(const Connection *connection, Request *request, int status) noexcept nogil:
@@ -270,7 +279,7 @@ cdef int derive_uncached_response(void *engine_data, void *connection_data, void
     if head.method != METHOD_GET and head.method != METHOD_HEAD:
         request.allowed_methods = FILE_METHODS
         request.status = 204 if head.method == METHOD_OPTIONS else 405
-        if head.method in (METHOD_OTHER, METHOD_CONNECT, METHOD_TRACE):
+        if is_unknown(head.method):
             request.status = 501
         return EVENT_UNSUITED
     length = path_of(request, path)
