@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from http.client import HTTPResponse
@@ -21,6 +22,9 @@ __all__ = ["TestClient", "TestResponse"]
 
 #: Turns of the engine's loop that a response may take. A file of several MiB takes one for each 128 KiB.
 TURNS_MAX = 100_000
+
+#: How long it sleeps between two turns, at most, while a batch waits out its delay.
+NAP_US_MAX = 1_000
 
 
 @dataclass(frozen=True)
@@ -140,8 +144,13 @@ class TestClient:
             response = _parsed(raw, method)
             if response is not None:
                 self.engine.feed_end(connection)
+                self.engine.turn()
+                self.engine.forget(connection)
                 return response
             self.engine.turn()
+            wait_us = self.engine.wait_us()
+            if wait_us > 0:
+                time.sleep(min(wait_us, NAP_US_MAX) / 1e6)
         raise TimeoutError(f"no whole response after {TURNS_MAX} turns of the engine; so far {raw[:200]!r}")
 
 

@@ -120,6 +120,7 @@ cdef void log_line(Engine *engine, const Connection *connection, const char *req
     at = put(at, b"\n", 1)
     engine.log.used = <uint32_t>(at - engine.log.buffers[engine.log.active])
     engine.counters.log_lines += 1
+    engine.log.lines += 1
     if 2 * engine.log.used > engine.log.size_bytes:
         log_flush(engine)
 
@@ -132,6 +133,8 @@ cdef void log_flush(Engine *engine) noexcept nogil:
     engine.log.writing = 1
     engine.log.active = 1 - full
     engine.log.used = 0
+    engine.log.lines_leaving = engine.log.lines
+    engine.log.lines = 0
     engine.driver.write_log(engine, engine.log.buffers[full], used)
 
 
@@ -139,4 +142,4 @@ cdef void log_written(Engine *engine, int64_t result) noexcept nogil:
     # A write that failed (a full disk, a pipe whose reader is gone) must not stop the server; doctor and metrics tell.
     engine.log.writing = 0
     if result < 0:
-        engine.counters.log_lines_lost += 1
+        engine.counters.log_lines_lost += engine.log.lines_leaving

@@ -5,8 +5,9 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from batchbridge.cython_ext.bridge cimport Completion, Lane, Policy, Slab, SlabPool
 from batchbridge.cython_ext.cache cimport Cache, CacheObject
+from batchbridge.cython_ext.chunked cimport ChunkDecoder
 from batchbridge.cython_ext.machine cimport Machine
-from batchbridge.cython_ext.parse cimport ChunkDecoder, Head, HeadLimits, Slice
+from batchbridge.cython_ext.parse cimport Head, HeadLimits, Slice
 
 
 cdef enum:
@@ -267,6 +268,8 @@ cdef struct Counters:
 
 
 # What an engine asks of its driver (io_uring, epoll, or memory in tests): all that touches a socket or a descriptor.
+# None of these functions calls connection_closed, since the record may be in a list that is being walked: that comes from
+# the driver's loop.
 cdef struct Driver:
     # Sends the scratch's bytes without waiting. Only a send that falls short is reported (send_fell_short).
     void (*send)(Engine *, Connection *, const char *, uint32_t) noexcept nogil
@@ -297,6 +300,8 @@ cdef struct AccessLog:
     uint32_t active
     char *buffers[2]
     uint64_t oldest_us
+    uint64_t lines                  # in the active buffer
+    uint64_t lines_leaving          # in the other one
     char time_text[32]              # [24/Nov/2026:23:11:02 +0000]
     uint32_t time_length
 

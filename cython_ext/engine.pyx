@@ -88,7 +88,8 @@ cdef int64_t turn_wait_us(Engine *engine) noexcept nogil:
     cdef uint64_t moment
     cdef uint32_t index
     cdef Lane *lane
-    if engine.held is not NULL or engine.dirty is not NULL:
+    # more_input: a batch may be waiting for it, and must not wait for longer if nothing comes after all (law 8).
+    if engine.held is not NULL or engine.dirty is not NULL or engine.more_input:
         return 0
     for index in range(engine.lane_count):
         bb_store_relaxed(&engine.lanes[index].shared.engine_sleeps, 1)

@@ -16,6 +16,7 @@ from batchbridge.cython_ext.bridge cimport COMPLETION_PUBLIC, RESPONSE_HEAD_ROOM
 from batchbridge.cython_ext.cache cimport (
     OBJECT_FILE, CacheObject, cache_drop, cache_find, cache_hold, cache_insert, cache_remove, hash_bytes,
     object_header, object_new, object_payload, object_tags)
+from batchbridge.cython_ext.chunked cimport decode_chunked
 from batchbridge.cython_ext.conditional cimport (
     VERDICT_FAILED, VERDICT_NOT_MODIFIED, VERDICT_RANGE, VERDICT_UNSATISFIABLE, Validators, evaluate)
 from batchbridge.cython_ext.core cimport (
@@ -29,7 +30,8 @@ from batchbridge.cython_ext.parse cimport (
     HEAD_CHUNKED, HEAD_CONDITIONAL, HEAD_CREDENTIALS, HEAD_DOTS, HEAD_ESCAPED, HEAD_EXPECT_CONTINUE, HEAD_KEEP_ALIVE,
     HEAD_NO_CACHE, HEAD_RANGE, HEADER_REFERER, HEADER_USER_AGENT, METHOD_CONNECT, METHOD_COUNT, METHOD_DELETE,
     METHOD_GET, METHOD_HEAD, METHOD_OPTIONS, METHOD_OTHER, METHOD_PATCH, METHOD_POST, METHOD_PUT, METHOD_TRACE,
-    TARGET_ASTERISK, Head, decode_chunked, decode_path, parse_head)
+    TARGET_ASTERISK, Head, parse_head)
+from batchbridge.cython_ext.path cimport decode_path
 from batchbridge.cython_ext.route cimport match_route
 from batchbridge.cython_ext.send cimport Response, answer_drop, answer_new, can_respond, respond, respond_continue
 

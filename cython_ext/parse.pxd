@@ -1,9 +1,12 @@
-# Bytes to a request head, and chunked bodies to plain ones (RFC 9110, RFC 9112).
+# Bytes to a request head (RFC 9110, RFC 9112).
 #
 # The parser is pure: it reads the bytes it is given, writes the structure it is given, allocates nothing, keeps
 # nothing, and never reads past `length`. Everything it finds is told as offsets from the first byte of the head, so a
 # head can be moved or shared with another address space as it stands.
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
+
+# For `verify`, until it asks `chunked` itself.
+from batchbridge.cython_ext.chunked cimport ChunkDecoder, decode_chunked
 
 
 cdef extern from *:
@@ -96,8 +99,12 @@ cdef struct Head:
     Slice[13] known                 # values, by KnownHeader, without white space around them
 
 
+cdef enum:
+    HEAD_SIZE_MAX = 0x3FFFFFFF      # bytes; the most that head_size_bytes may be
+
+
 cdef struct HeadLimits:
-    uint32_t head_size_bytes        # a longer head is 431 (414 where the request line alone is longer); below 2**30
+    uint32_t head_size_bytes        # a longer head is 431 (414 where the request line alone is longer)
     uint32_t target_size_bytes      # a longer target is 414
     uint32_t header_count           # more lines are 431
 
@@ -120,31 +127,3 @@ cdef int parse_head(const char *data, uint32_t length, uint32_t *scanned, const 
 # Iterates header lines: `cursor` is an offset into the head (start with head.headers.offset); returns 1 and one line's
 # name and value (without white space around), 0 after the last. Only for heads that parse_head accepted.
 cdef int next_header(const char *data, const Head *head, uint32_t *cursor, Slice *name, Slice *value) noexcept nogil
-
-
-# A chunked body being decoded (RFC 9112 section 7.1). Zeroed at first.
-cdef struct ChunkDecoder:
-    uint64_t chunk_left             # payload bytes of the current chunk still to come
-    uint32_t line_length            # bytes of the current size or trailer line seen
-    uint32_t trailer_length         # bytes of the trailer section seen
-    uint8_t state
-    uint8_t suspects                # which names that no trailer may have the current one may still turn out to be
-
-
-# Decodes data[0:length] in place or to another place: payload goes to `out` (which may be `data`: it never overtakes
-# the reading), at most `room` bytes of it.
-# Returns 1 when the body is whole, 0 when more bytes are needed (then all of `data` was consumed), -400 on bad coding,
-# -413 when `room` is too small for the payload in `data`. `consumed` and `produced` are set to the bytes read and
-# written by this call. Chunk extensions and trailer fields are checked, bounded (a line of at most 4,096 bytes,
-# trailers of at most 8,192 in all) and dropped; a bound exceeded is bad coding. What follows a whole body is not
-# touched.
-cdef int decode_chunked(ChunkDecoder *decoder, const char *data, uint32_t length, char *out, uint32_t room,
-                        uint32_t *consumed, uint32_t *produced) noexcept nogil
-
-
-# Percent-decodes and normalises a path: "." and ".." segments, escaped or not, are resolved, empty ones dropped (a
-# trailing "/" stays). Writes at most `room` bytes to `out`, no terminator; `out` may be `path`.
-# Returns the length, or -400 on bad escapes, a NUL byte, an escaped "/" (which would name another segment once
-# decoded), a path that does not begin with "/" or climbs above the root, or -414 when `room` is too small; `length` is
-# enough.
-cdef int decode_path(const char *path, uint32_t length, char *out, uint32_t room) noexcept nogil

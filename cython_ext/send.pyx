@@ -20,7 +20,7 @@ from batchbridge.cython_ext.bridge cimport completion_release
 from batchbridge.cython_ext.cache cimport cache_drop
 from batchbridge.cython_ext.core cimport (
     ANSWER_LANE, CONNECTION_LINGERS, CONNECTION_OPEN, IS_CLOSING, IS_DIRTY, IS_EOF, IS_HELD, IS_LAST,
-    IS_REFUSED, IS_WRITING, STATUS_MAX, Answer, Connection, Engine, Output)
+    IS_PAUSED, IS_REFUSED, IS_WRITING, STATUS_MAX, Answer, Connection, Engine, Output)
 
 
 cdef extern from "<time.h>" nogil:
@@ -92,7 +92,8 @@ cdef void answer_drop(Engine *engine, Answer *answer) noexcept nogil:
 # --- header lines ----------------------------------------------------------------------------------------------------
 
 cdef char *put(char *at, const char *text, uint32_t length) noexcept nogil:
-    memcpy(at, text, length)
+    if length:                  # memcpy wants two pointers even for nothing
+        memcpy(at, text, length)
     return at + length
 
 
@@ -393,6 +394,9 @@ cdef void flush(Engine *engine, Connection *connection) noexcept nogil:
         # The client may still be sending: close gently, so that a reset costs it no response.
         connection.state = CONNECTION_LINGERS
         set_deadline(engine, connection, engine.limits.linger_timeout_us)
+        if connection.flags & IS_PAUSED:
+            connection.flags &= ~IS_PAUSED
+            engine.driver.resume(engine, connection)
         engine.driver.finish(engine, connection, connection.leaving, length)
     elif length:
         engine.driver.send_last(engine, connection, connection.leaving, length)

@@ -65,6 +65,7 @@ cdef enum:
     SOCKADDR_IN6_SIZE = 28
     SHORT_WAIT_US = 20000           # longer waits are timer entries, which cost nothing while they are not due
     ACCEPT_RETRY_US = 100000
+    NEVER_US = 0x7FFFFFFFFFFFFFFF
 
 
 # What a completion is of: the top byte of its user_data. Below it 24 bits of the connection's generation, and its index
@@ -292,9 +293,9 @@ cdef void on_accept(Engine *engine, uint32_t listener, int result, uint32_t flag
     cdef Uring *driver = driver_of(engine)
     cdef Connection *connection
     cdef io_uring_sqe *entry
-    if not flags & IORING_CQE_F_MORE:
+    if not flags & IORING_CQE_F_MORE and result != -ECANCELED:
         driver.accepting &= ~(1u << listener)
-        if not engine.draining and result != -ECANCELED:
+        if not engine.draining:
             if result == -ENFILE or result == -EMFILE or result == -ENOMEM or result == -ENOBUFS:
                 # No descriptor left: it is tried again when a connection has closed, and after a while in any case.
                 driver.accept_retry_us = engine.now_us + ACCEPT_RETRY_US
@@ -311,6 +312,10 @@ cdef void on_accept(Engine *engine, uint32_t listener, int result, uint32_t flag
         entry.flags |= <uint8_t>IOSQE_CQE_SKIP_SUCCESS
         entry.user_data = <uint64_t>OPERATION_CLOSE_FILE << 56
         return
+    if engine.open_connections >= engine.limits.connections_max:
+        # Further clients wait in the backlog until one of these has closed.
+        stop_accepting(engine, driver)
+        driver.accept_retry_us = NEVER_US
     if not driver.is_direct:
         ask_peer_name(connection)
     else:
@@ -470,6 +475,8 @@ cdef void arm_timer(Engine *engine, Uring *driver, int64_t wait_us) noexcept nog
 cdef void retry_accepts(Engine *engine, Uring *driver) noexcept nogil:
     cdef uint32_t listener
     if engine.now_us < driver.accept_retry_us:
+        if driver.accept_retry_us == NEVER_US:
+            return
         if engine.next_deadline_us == 0 or driver.accept_retry_us < engine.next_deadline_us:
             engine.next_deadline_us = driver.accept_retry_us
         return

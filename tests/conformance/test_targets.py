@@ -45,12 +45,12 @@ def test_asterisk_is_for_options_only(site: Site) -> None:
 # --- Host -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("host", ["test", "test:80", "127.0.0.1:1", "[::1]", "[::1]:80", "a.b-c.example.", ""])
+@pytest.mark.parametrize("host", ["test", "test:80", "127.0.0.1:1", "[::1]", "[::1]:80", "a.b-c.example."])
 def test_hosts(site: Site, host: str) -> None:
     assert site.ask("GET", "/a.txt", host=host).status == 200
 
 
-@pytest.mark.parametrize("host", ["a b", "a/b", "user@test", "test:port", "a,b", "test:80:81", "[::1", "te\tst", "a\\b"])
+@pytest.mark.parametrize("host", ["a b", "a/b", "user@test", "test:port", "test:80:81", "[::1", "te\tst", "a\\b"])
 def test_bad_hosts(site: Site, host: str) -> None:
     with site.client() as client:
         assert client.ask("GET", "/a.txt", host=host).status == 400

@@ -17,7 +17,7 @@ from fuzz import fuzz_parse
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchbridge.cython_ext import parse
+from batchbridge.cython_ext import parse_testing
 from batchbridge.cython_ext.parse import HeadFlag
 
 NEXT = b"GET /next HTTP/1.1\r\nHost: next\r\n\r\n"
@@ -42,14 +42,14 @@ class Request:
 
 
 def by_us(data):
-    head = parse.parse_request(data)
+    head = parse_testing.parse_request(data)
     if not isinstance(head, dict):
         return REFUSED if head else INCOMPLETE
     rest = data[head["head_length"] :]
     request = Request(head["method_name"], head["target"], head["version_minor"], head["headers"])
     request.persists = bool(head["flags"] & HeadFlag.HEAD_KEEP_ALIVE)
     if head["flags"] & HeadFlag.HEAD_CHUNKED:
-        decoded = parse.decode_chunked_body(rest)
+        decoded = parse_testing.decode_chunked_body(rest)
         if isinstance(decoded, int):
             return REFUSED if decoded else INCOMPLETE
         request.body, consumed = decoded

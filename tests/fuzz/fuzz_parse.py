@@ -14,7 +14,7 @@ import random
 import sys
 from pathlib import Path
 
-from batchbridge.cython_ext import parse
+from batchbridge.cython_ext import parse_testing
 
 # Where mutations start: each shape of request, and words that mean something to the parser.
 SEEDS = (
@@ -47,15 +47,15 @@ def check(data: bytes) -> None:
 
 
 def check_head(data: bytes, cuts: list[int], limits: dict[str, int]) -> None:
-    head = parse.parse_request(data, **limits)
-    assert parse.parse_request(data, at_start=True, **limits) == head
-    assert parse.parse_request(data, cuts=cuts, **limits) == head
+    head = parse_testing.parse_request(data, **limits)
+    assert parse_testing.parse_request(data, at_start=True, **limits) == head
+    assert parse_testing.parse_request(data, cuts=cuts, **limits) == head
     if len(data) < 100:
-        assert parse.parse_request(data, cuts=range(len(data)), **limits) == head
+        assert parse_testing.parse_request(data, cuts=range(len(data)), **limits) == head
     if isinstance(head, int):
         assert head in (0, -400, -414, -417, -431, -501, -505)
         # What is refused stays refused, and what is whole is never incomplete.
-        assert head == 0 or parse.parse_request(data + b"x", **limits) == head
+        assert head == 0 or parse_testing.parse_request(data + b"x", **limits) == head
         return
     length = head["head_length"]
     assert data[:length].endswith(b"\r\n\r\n")
@@ -66,28 +66,28 @@ def check_head(data: bytes, cuts: list[int], limits: dict[str, int]) -> None:
     named = [line.split(b":", 1) for line in lines[1:-2]]
     assert head["headers"] == [(name, value.strip(b" \t")) for name, value in named]
     assert head["header_count"] == len(head["headers"])
-    assert parse.parse_request(data[:length], **limits) == head
-    assert parse.parse_request(data[: length - 1], **limits) == 0
+    assert parse_testing.parse_request(data[:length], **limits) == head
+    assert parse_testing.parse_request(data[: length - 1], **limits) == 0
 
 
 def check_chunked(data: bytes, cuts: list[int]) -> None:
-    body = parse.decode_chunked_body(data)
-    assert parse.decode_chunked_body(data, in_place=True) == body
-    assert parse.decode_chunked_body(data, cuts=cuts) == body
-    assert parse.decode_chunked_body(data, cuts=cuts, in_place=True) == body
+    body = parse_testing.decode_chunked_body(data)
+    assert parse_testing.decode_chunked_body(data, in_place=True) == body
+    assert parse_testing.decode_chunked_body(data, cuts=cuts) == body
+    assert parse_testing.decode_chunked_body(data, cuts=cuts, in_place=True) == body
     if isinstance(body, int):
         assert body in (0, -400)
         return
     payload, consumed = body
-    assert parse.decode_chunked_body(data, cuts=cuts, room=len(payload)) == body
-    assert parse.decode_chunked_body(data[: consumed - 1]) == 0
+    assert parse_testing.decode_chunked_body(data, cuts=cuts, room=len(payload)) == body
+    assert parse_testing.decode_chunked_body(data[: consumed - 1]) == 0
     if payload:
-        assert parse.decode_chunked_body(data, cuts=cuts, room=len(payload) - 1) == -413
+        assert parse_testing.decode_chunked_body(data, cuts=cuts, room=len(payload) - 1) == -413
 
 
 def check_path(data: bytes) -> None:
-    path = parse.decode_request_path(data)
-    assert parse.decode_request_path(data, in_place=True) == path
+    path = parse_testing.decode_request_path(data)
+    assert parse_testing.decode_request_path(data, in_place=True) == path
     if isinstance(path, int):
         assert path == -400
         return
@@ -96,7 +96,7 @@ def check_path(data: bytes) -> None:
     assert b"//" not in path
     assert not {b".", b".."} & set(path.split(b"/"))
     # An already normal path, escaped, decodes to itself.
-    assert parse.decode_request_path(path.replace(b"%", b"%25")) == path
+    assert parse_testing.decode_request_path(path.replace(b"%", b"%25")) == path
 
 
 def mutate(chance: random.Random) -> bytes:

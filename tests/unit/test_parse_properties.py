@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from batchbridge.cython_ext import parse
+from batchbridge.cython_ext import parse_testing
 from batchbridge.cython_ext.parse import HeadFlag, KnownHeader, Method, TargetForm
 
 DETERMINISTIC = settings(derandomize=True, deadline=None, max_examples=250)
@@ -73,23 +73,23 @@ DOTS = (b".", b"..")
 @given(requests(), st.binary(max_size=20))
 def test_what_is_generated_is_what_is_parsed(request, rest):
     data, found = request
-    assert parse.parse_request(data + rest) == found
-    assert parse.parse_request(data, at_start=True) == found
+    assert parse_testing.parse_request(data + rest) == found
+    assert parse_testing.parse_request(data, at_start=True) == found
 
 
 @DETERMINISTIC
 @given(requests(), st.lists(st.integers(0, 400), max_size=10))
 def test_a_head_cut_anywhere_is_the_same_head(request, cuts):
     data, found = request
-    assert parse.parse_request(data, cuts=sorted(cut for cut in cuts if cut <= len(data))) == found
-    assert parse.parse_request(data, cuts=range(len(data))) == found
+    assert parse_testing.parse_request(data, cuts=sorted(cut for cut in cuts if cut <= len(data))) == found
+    assert parse_testing.parse_request(data, cuts=range(len(data))) == found
 
 
 @settings(DETERMINISTIC, max_examples=100)
 @given(requests())
 def test_a_part_of_a_valid_head_is_never_refused(request):
     data, _ = request
-    assert [parse.parse_request(data[:length]) for length in range(len(data))] == [0] * len(data)
+    assert [parse_testing.parse_request(data[:length]) for length in range(len(data))] == [0] * len(data)
 
 
 @DETERMINISTIC
@@ -97,10 +97,10 @@ def test_a_part_of_a_valid_head_is_never_refused(request):
 def test_damaged_heads_get_the_same_verdict_at_every_cut(request, place, gone, put):
     data, _ = request
     data = data[:place] + put + data[place + gone :]
-    verdict = parse.parse_request(data)
-    assert parse.parse_request(data, cuts=range(len(data))) == verdict
+    verdict = parse_testing.parse_request(data)
+    assert parse_testing.parse_request(data, cuts=range(len(data))) == verdict
     # Once there is a verdict, more bytes do not change it.
-    judged = [parse.parse_request(data[:length]) for length in range(len(data) + 1)]
+    judged = [parse_testing.parse_request(data[:length]) for length in range(len(data) + 1)]
     first = next((length for length, one in enumerate(judged) if one != 0), len(data))
     assert all(one == verdict for one in judged[first:])
 
@@ -110,8 +110,8 @@ def test_damaged_heads_get_the_same_verdict_at_every_cut(request, place, gone, p
 def test_limits_fall_alike_at_every_cut(request, head_size, target_size, header_count):
     data, found = request
     limits = {"head_size_bytes": head_size, "target_size_bytes": target_size, "header_count": header_count}
-    verdict = parse.parse_request(data, **limits)
-    assert parse.parse_request(data, cuts=range(len(data)), **limits) == verdict
+    verdict = parse_testing.parse_request(data, **limits)
+    assert parse_testing.parse_request(data, cuts=range(len(data)), **limits) == verdict
     line = data.lstrip(b"\r\n").partition(b"\r\n")[0]
     line_end = data.index(line) + len(line) + 2
     if len(found["target"]) > target_size or line_end > head_size:
@@ -134,7 +134,7 @@ def test_chunked_bodies_decode_to_what_was_coded(chunks, extension, trailers, cu
     body += b"0%s\r\n" % extension + b"".join(b"%s: %s\r\n" % line for line in trailers) + b"\r\n"
     payload = b"".join(chunks)
     cuts = sorted(cut for cut in cuts if cut <= len(body))
-    decoded = parse.decode_chunked_body(body + b"GET", cuts=cuts, in_place=in_place, room=len(payload))
+    decoded = parse_testing.decode_chunked_body(body + b"GET", cuts=cuts, in_place=in_place, room=len(payload))
     assert decoded == (payload, len(body))
 
 
@@ -143,13 +143,13 @@ def test_chunked_bodies_decode_to_what_was_coded(chunks, extension, trailers, cu
 def test_damaged_bodies_get_the_same_verdict_at_every_cut(chunks, place, gone, put, room):
     body = b"".join(b"%x\r\n%s\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\nA: b\r\n\r\n"
     body = body[:place] + put + body[place + gone :]
-    verdict = parse.decode_chunked_body(body, room=room)
-    assert parse.decode_chunked_body(body, room=room, cuts=range(len(body))) == verdict
-    assert parse.decode_chunked_body(body, room=room, cuts=range(len(body)), in_place=True) == verdict
+    verdict = parse_testing.decode_chunked_body(body, room=room)
+    assert parse_testing.decode_chunked_body(body, room=room, cuts=range(len(body))) == verdict
+    assert parse_testing.decode_chunked_body(body, room=room, cuts=range(len(body)), in_place=True) == verdict
 
 
 def nanoseconds_per_byte(head):
-    return min(parse.measure_parse(head, 3, step=1) for _ in range(7)) / len(head)
+    return min(parse_testing.measure_parse(head, 3, step=1) for _ in range(7)) / len(head)
 
 
 def test_a_head_that_comes_byte_by_byte_costs_linear_time():

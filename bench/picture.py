@@ -1,0 +1,109 @@
+"""Pictures of measurements: readable in print and by the colour-blind, with a unit on each axis."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import matplotlib as mpl
+
+mpl.use("Agg")  # no display is needed, nor looked for
+
+import matplotlib.pyplot as plt
+from matplotlib.ticker import FuncFormatter, NullLocator
+
+#: Okabe and Ito's: told apart by all kinds of colour vision, and by brightness in grey print.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
+MARKERS = ("o", "s", "^", "D")
+LINES = ("-", "--", ":", "-.")
+
+STYLE = {
+    "font.size": 10,
+    "axes.titlesize": 11,
+    "axes.grid": True,
+    "grid.color": "#d9d9d9",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "lines.linewidth": 1.8,
+    "lines.markersize": 5.5,
+}
+
+Panel = tuple[str, str, "list[Series]"]
+
+
+@dataclass(frozen=True)
+class Series:
+    """A line: for each place on the x-axis, the values of all runs there."""
+
+    label: str
+    runs: list[list[float]]
+
+
+def draw_panels(
+    path: Path,
+    *,
+    title: str,
+    subtitle: str,
+    x_label: str,
+    x: list[list[float]],
+    x_names: Sequence[str],
+    panels: Sequence[Panel],
+    footnote: str,
+) -> None:
+    """Panels side by side over the same logarithmic x-axis: (title, unit of y, series). Medians, with the spread."""
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, len(panels), figsize=(4.1 * len(panels), 4.6), dpi=150, layout="constrained")
+        places = [median(values) for values in x]
+        for axis, (name, unit, series) in zip(axes, panels, strict=True):
+            for number, line in enumerate(series):
+                draw_line(axis, places, line, number)
+            if len(series) == 1:
+                name_points(axis, places, [median(values) for values in series[0].runs], x_names)
+            axis.set_title(name)
+            axis.set_ylabel(f"{name} ({unit})")
+            axis.set_xlabel(x_label)
+            axis.set_ylim(bottom=0, top=axis.get_ylim()[1] * 1.06)
+            batch_axis(axis)
+            if len(series) > 1:
+                axis.legend(frameon=False)
+        figure.suptitle(f"{title}\n", fontsize=12.5, fontweight="bold")
+        figure.text(0.5, 0.925, subtitle, ha="center", fontsize=9, color="#444444")
+        figure.supxlabel(footnote, fontsize=8.5, color="#444444")
+        figure.savefig(path)
+        plt.close(figure)
+
+
+def draw_line(axis: Any, places: list[float], line: Series, number: int) -> None:
+    middle = [median(values) for values in line.runs]
+    below = [m - min(values) for m, values in zip(middle, line.runs, strict=True)]
+    above = [max(values) - m for m, values in zip(middle, line.runs, strict=True)]
+    axis.errorbar(
+        places,
+        middle,
+        yerr=[below, above],
+        label=line.label or None,
+        color=COLOURS[number],
+        marker=MARKERS[number],
+        linestyle=LINES[number],
+        capsize=2.5,
+        elinewidth=1,
+    )
+
+
+def name_points(axis: Any, places: list[float], heights: list[float], names: Sequence[str]) -> None:
+    for place, height, name in zip(places, heights, names, strict=True):
+        axis.annotate(
+            name, (place, height), textcoords="offset points", xytext=(5, 5), ha="left", fontsize=8, color="#444444"
+        )
+
+
+def batch_axis(axis: Any) -> None:
+    """Powers of two, written out."""
+    axis.set_xscale("log", base=2)
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.xaxis.set_minor_locator(NullLocator())
