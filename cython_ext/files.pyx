@@ -153,8 +153,9 @@ cdef int open_path(Engine *engine, const char *path, uint32_t length, const char
     if length > PATH_SIZE_MAX:
         return -ENAMETOOLONG
     snprintf(relative, sizeof(relative), b".%.*s%s", <int>length, path, name)
-    # O_NONBLOCK: a FIFO in the root must not stop the engine.
-    fd = bb_open_beneath(engine.root, relative, flags | O_CLOEXEC | O_NONBLOCK | O_NOCTTY)
+    if not flags & O_PATH:      # with which openat2 takes neither
+        flags |= O_NONBLOCK | O_NOCTTY      # a FIFO in the root must not stop the engine
+    fd = bb_open_beneath(engine.root, relative, flags | O_CLOEXEC)
     if fd < 0:
         return fd
     if fstat(fd, facts) < 0:
