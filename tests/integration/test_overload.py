@@ -30,6 +30,13 @@ def gated(engine: str, gate: Gate, **settings: object) -> bb.Server:
     return server
 
 
+def is_served(url: str, target: str) -> bool:
+    try:
+        return ask(url, "GET", target).status == 200
+    except (OSError, AssertionError):
+        return False
+
+
 def test_a_full_queue_is_503_with_retry_after(engine: str) -> None:
     gate = Gate()
     with running(gated(engine, gate, handler_threads=2)) as server:
@@ -74,14 +81,7 @@ def test_connections_beyond_the_maximum_do_no_harm(engine: str) -> None:
         assert server.stats()["connections"]["open"] <= 8
         for client in held + extra:
             client.close()
-
-        def is_free() -> bool:
-            try:
-                return ask(server.url, "GET", "/quick").status == 200
-            except (OSError, AssertionError):
-                return False
-
-        await_true(is_free, what="a new client is served again")
+        await_true(lambda: is_served(server.url, "/quick"), what="a new client is served again")
 
 
 def test_waiting_connections_are_served_when_others_leave(engine: str) -> None:
@@ -93,11 +93,7 @@ def test_waiting_connections_are_served_when_others_leave(engine: str) -> None:
         time.sleep(0.3)
         for client in held:
             client.close()
-        try:
-            assert waiting.reply().status == 200
-        except (ConnectionResetError, AssertionError):
-            # Closed rather than kept: then at least a new one must be served.
-            await_true(lambda: ask(server.url, "GET", "/quick").status == 200)
+        assert waiting.reply().status == 200
 
 
 def test_memory_for_unfinished_requests_is_bounded(engine: str) -> None:
@@ -208,8 +204,8 @@ def test_with_few_descriptors_the_server_survives_and_recovers(engine: str, tmp_
     with Command(root, *settings, folder=tmp_path, engine=engine, preexec=limit) as command:
         assert ask(command.url, "GET", "/small.txt").body == b"small\n"
         clients = []
-        for _ in range(120):
-            client = Client(command.url, patience_s=0.5, receive_buffer_bytes=4096)
+        for _ in range(80):
+            client = Client(command.url, patience_s=0.05, receive_buffer_bytes=4096)
             client.send(head("GET", "/big.bin"))
             clients.append(client)
         statuses = set()
@@ -223,12 +219,6 @@ def test_with_few_descriptors_the_server_survives_and_recovers(engine: str, tmp_
         for client in clients:
             client.reset()
 
-        def recovered() -> bool:
-            try:
-                return len(ask(command.url, "GET", "/big.bin").body) == 2 << 20
-            except (OSError, AssertionError):
-                return False
-
-        await_true(recovered, what="files are opened and clients accepted again")
+        await_true(lambda: is_served(command.url, "/big.bin"), what="files are opened and clients accepted again")
         assert command.terminate() == 0, command.errors
         assert "Traceback" not in command.errors
