@@ -239,7 +239,7 @@ class Config:
         "timeouts", "seconds", 30.0, "How long a shutdown waits for requests under way.", 0.0, DAY_S
     )
 
-    batch_size_max: int = _option("batch", "count", 1024, "Upper limit of any route's max_batch_size.", 1, 65_536)
+    batch_size_max: int = _option("batch", "count", 1024, "Upper limit of any route's max_batch_size.", 1, 2048)
     handler_queue_slabs: int = _option(
         "batch", "count", 64, "Batches that may be under way between the engine and its handlers.", 2, 4096
     )

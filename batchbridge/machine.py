@@ -22,11 +22,9 @@ COMMON: dict[Transition, str] = {
     ("Derive Request", "owed"): "Await Turn",
     ("Derive Cached Response", "hit"): "Send Engine",
     ("Derive Cached Response", "miss"): "Derive Miss Response",
-    ("Derive Cached Response", "owed"): "Await Turn",
     ("Derive Miss Response", "route"): "Derive Deferred Response",
     ("Derive Miss Response", "no route"): "Derive Uncached Response",
     ("Derive Miss Response", "status"): "Derive Status Response",
-    ("Derive Miss Response", "owed"): "Await Turn",
     ("Derive Uncached Response", "object"): "Send Engine",
     ("Derive Uncached Response", "listing"): "Derive Deferred Response",
     ("Derive Uncached Response", "absent"): "Derive Status Response",
@@ -37,10 +35,8 @@ COMMON: dict[Transition, str] = {
     ("Derive Deferred Response", "server"): "Defer Request",
     ("Derive Deferred Response", "no server"): "Derive Status Response",
     ("Derive Deferred Response", "status"): "Derive Status Response",
-    ("Derive Deferred Response", "owed"): "Await Turn",
     ("Derive Remote Response", "server"): "Defer Request",
     ("Derive Remote Response", "no server"): "Derive Status Response",
-    ("Derive Remote Response", "owed"): "Await Turn",
     ("Defer Request", "queued"): "Await Response",
     ("Defer Request", "queue full"): "Derive Status Response",
     ("Defer Request", "owed"): "Await Turn",
@@ -49,6 +45,7 @@ COMMON: dict[Transition, str] = {
     ("Await Bytes", "timed out"): "Derive Status Response",
     ("Derive Status Response", "status"): "Send Engine",
     ("Send Engine", "sent"): "Finished",
+    ("Send Engine", "owed"): "Await Turn",
 }
 
 #: Where the roles differ.

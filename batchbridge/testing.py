@@ -76,8 +76,11 @@ class TestClient:
         handlers = self._stack.enter_context(server.prepared())
         settings = server.engine_settings(handlers)
         self.engine: MemoryEngine = MemoryEngine(settings, [handler.settings() for handler in handlers], 1)
+        self._stack.callback(self.engine.close)
         worker = Worker(self.engine, 0, handlers)
+        self._stack.callback(worker.close)
         self.engine.set_inline_worker(worker)
+        server.machine.table.listeners.append(self.engine.set_table)
         worker.state = self._stack.enter_context(server.entered())
         server.engines.append(self.engine)
         self._stack.callback(server.engines.remove, self.engine)
@@ -131,7 +134,8 @@ class TestClient:
         connections = []
         for entry in requests:
             method, target, *rest = ("GET", entry) if isinstance(entry, str) else entry
-            body, headers = [*rest, b"", {}][:2] if len(rest) < 2 else rest[:2]
+            body = rest[0] if rest else b""
+            headers = rest[1] if len(rest) > 1 else {}
             connection = self.engine.connect()
             connections.append((connection, method))
             self.engine.feed(connection, _request_bytes(method, target, body, headers))
@@ -161,9 +165,13 @@ def _encoded(body: bytes, value: Any, headers: Mapping[str, str] | None) -> dict
 
 
 def _request_bytes(method: str, target: str, body: bytes, headers: Mapping[str, str]) -> bytes:
-    lines = [f"{method} {target} HTTP/1.1", "Host: test"] if "Host" not in headers else [f"{method} {target} HTTP/1.1"]
+    given = {name.lower() for name in headers}
+    lines = [f"{method} {target} HTTP/1.1"]
+    if "host" not in given:
+        lines.append("Host: test")
     lines += [f"{name}: {value}" for name, value in headers.items()]
-    if body or method in ("POST", "PUT", "PATCH"):
+    framed = "content-length" in given or "transfer-encoding" in given
+    if not framed and (body or method in ("POST", "PUT", "PATCH")):
         lines.append(f"Content-Length: {len(body)}")
     return "\r\n".join([*lines, "", ""]).encode("latin-1") + body
 

@@ -89,9 +89,17 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--root", type=Path, required=True, help="folder with the documents to serve")
     parser.add_argument("--output", type=Path, default=Path("batching.png"), help="the picture (batching.png)")
     parser.add_argument("--engine", default="auto", help="the server's engine (auto)")
-    parser.add_argument("--seconds", type=float, default=2.0, help="of each run (2)")
-    parser.add_argument("--blocks", type=int, default=3, help="runs at each batch size, in shuffled order (3)")
+    parser.add_argument("--seconds", type=positive, default=2.0, help="of each run (2)")
+    parser.add_argument("--blocks", type=int, choices=range(1, 100), default=3, metavar="N",
+                        help="runs at each batch size, in shuffled order (3)")  # fmt: skip
     return parser.parse_args(arguments)
+
+
+def positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1e6:
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
+    return value
 
 
 # --- measuring --------------------------------------------------------------------------------------------------------

@@ -21,7 +21,8 @@ server = bb.Server()
 
 @server.batch(ROUTE, methods=["POST"], decode=bb.Array("<i4", (SIZE,)), max_batch_size=64, max_queue_size=4096)
 def score(batch: bb.Batch) -> np.ndarray[Any, np.dtype[np.int64]]:
-    return batch.as_array().astype("<i8") @ WEIGHTS
+    products: np.ndarray[Any, np.dtype[np.int64]] = batch.as_array().astype("<i8") @ WEIGHTS
+    return products
 
 
 def bodies(count: int, seed: int) -> list[tuple[bytes, bytes]]:

@@ -41,7 +41,7 @@ class ServerProcess:
     ) -> None:
         self.host, self.port = "127.0.0.1", 0
         self.engine = ""
-        self._errors = tempfile.TemporaryFile("w+b")
+        self._errors = tempfile.TemporaryFile("w+b")  # noqa: SIM115 - closed with the process
         flags = [f"--{name.replace('_', '-')}={value}" for name, value in settings.items()]
         roots = [] if root is None else [str(root)]
         for attempt in range(1, START_ATTEMPTS + 1):
@@ -117,10 +117,9 @@ class ServerProcess:
 
     def memory_bytes(self) -> dict[str, int]:
         """Resident memory by kind: anon (the heap), shmem (slabs and arenas, whose size is a setting), file."""
-        lines = dict(
-            line.split(":", 1) for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines() if ":" in line
-        )
-        return {name: int(lines[f"Rss{name.capitalize()}"].split()[0]) * 1024 for name in ("anon", "shmem", "file")}
+        status = Path(f"/proc/{self.process.pid}/status").read_text()
+        found = dict(re.findall(r"^Rss(Anon|Shmem|File):\s+(\d+) kB$", status, re.M))
+        return {name.lower(): int(size) * 1024 for name, size in found.items()}
 
     def open_descriptors(self) -> int:
         """Open files and sockets that have a descriptor (the io_uring engine's connections have none)."""
@@ -150,7 +149,9 @@ class ServerProcess:
     def __enter__(self) -> ServerProcess:
         return self
 
-    def __exit__(self, _kind: type[BaseException] | None, _error: BaseException | None, _at: TracebackType | None) -> None:
+    def __exit__(
+        self, _kind: type[BaseException] | None, _error: BaseException | None, _at: TracebackType | None
+    ) -> None:
         self.kill()
         self._errors.close()
 

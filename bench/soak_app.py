@@ -118,7 +118,8 @@ def echo(batch: bb.Batch) -> Sequence[Answer]:
 
 @server.batch("/vector", methods=["POST"], decode=bb.Array("<i4", (VECTOR_SIZE,)), max_queue_size=4096)
 def vector(batch: bb.Batch) -> np.ndarray[Any, Any]:
-    return batch.as_array().astype("<i8").sum(axis=1)
+    sums: np.ndarray[Any, Any] = batch.as_array().astype("<i8").sum(axis=1)
+    return sums
 
 
 @server.batch("/json", methods=["POST"], decode=bb.Json())

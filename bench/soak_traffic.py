@@ -1,4 +1,4 @@
-"""The soak's regular traffic: requests of every kind, what their responses have to be, and which outcome each counts as.
+"""The soak's regular traffic: requests of every kind, what they are answered, and which outcome each answer counts as.
 
 An outcome here is what a client can know: "file" is `hit` or `file` of the server's counters, "kept" may be `hit` or
 `batch`, and the others are the server's own.
@@ -69,9 +69,12 @@ class Case:
 
 def get(target: str, outcome: str, *, method: str = "GET", status: int = 200, **more: Any) -> Case:
     """A request that has one right status; `headers` and a request's `content` apart, `more` goes to the Exchange."""
-    data = request_bytes(
-        method, target, headers=more.pop("headers", None), body=more.pop("content", None), chunks=more.pop("chunks", None)
-    )
+    parts = {
+        "headers": more.pop("headers", None),
+        "body": more.pop("content", None),
+        "chunks": more.pop("chunks", None),
+    }
+    data = request_bytes(method, target, **parts)
     return Case(Exchange(data, statuses=(status,), **more), (outcome,))
 
 
@@ -176,10 +179,11 @@ def body_cases(seed: int = 1) -> list[Case]:
         answer = numbers.astype("<i8").sum().tobytes()
         cases.append(get("/vector", BATCH, method="POST", content=numbers.tobytes(), body=answer, weight=0.2))
     as_json = {"Content-Type": "application/json"}
+    json_body = json.dumps({"n": 21}).encode()
     cases += [
         get("/vector", REFUSED, method="POST", content=b"short", status=422, weight=0.1),
         get("/echo", REFUSED, status=405, weight=0.1),
-        get("/json", BATCH, method="POST", content=json.dumps({"n": 21}).encode(), headers=as_json, body=b"42", weight=0.3),
+        get("/json", BATCH, method="POST", content=json_body, headers=as_json, body=b"42", weight=0.3),
         get("/json", BATCH, method="POST", content=b"{", headers=as_json, status=400, weight=0.1),
         get("/json", BATCH, method="POST", content=b"{}", headers={"Content-Type": "text/csv"}, status=415, weight=0.1),
     ]
@@ -228,16 +232,18 @@ class Group:
         tally.acts[self.name] += figures["responses"]
         if figures["wrong_example"]:
             tally.faults.append(f"{self.name}: {figures['wrong']['answers']} wrong answers, {figures['wrong_example']}")
-        failed = ", ".join(f"{kind} {count}" for kind, count in figures["errors"].items() if count)
+        failed = {kind: count for kind, count in figures["errors"].items() if count}
         if failed or figures["unanswered"]:
-            tally.faults.append(f"{self.name}: {figures['unanswered']} requests without an answer; failed: {failed or '-'}")
+            tally.faults.append(f"{self.name}: {figures['unanswered']} requests without an answer; failures: {failed}")
         return tally
 
 
 def groups(root: Path, server: ServerProcess, tally: Tally) -> list[Group]:
     """The regular traffic."""
     files, handlers = file_cases(root, server, tally), handler_cases()
-    mixed = [case for case in files + handlers if len(case.exchange.data) < 4096 and b"large.bin" not in case.exchange.data]
+    mixed = [
+        case for case in files + handlers if "large.bin" not in case.exchange.name and len(case.exchange.data) < 4096
+    ]
     return [
         Group("files", files, 16),
         Group("handlers", handlers, 48),

@@ -126,7 +126,8 @@ cdef struct LaneShared:
     uint32_t completion_head        # engine
     uint32_t engine_sleeps          # engine: 1 while it waits for its ring; the worker then rings its bell
     uint32_t closing                # engine: no more batches will come
-    uint8_t line_1[48]
+    uint64_t clock_offset_us        # engine: of its clock, in tests
+    uint8_t line_1[40]
     uint32_t dispatch_head          # worker
     uint32_t completion_tail        # worker
     uint32_t worker_sleeps          # worker: 1 while it waits; the engine then rings its bell

@@ -8,6 +8,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 cdef enum ObjectFlag:
     OBJECT_FILE = 1             # backed by a file: checked against it when `checked_us` is too old
     OBJECT_VISITED = 2          # hit since the hand last passed
+    OBJECT_PUBLIC = 8           # may answer requests with credentials
     OBJECT_UNLINKED = 4         # no longer found; lives as long as it is referred to
 
 

@@ -268,8 +268,8 @@ cdef struct Counters:
 
 
 # What an engine asks of its driver (io_uring, epoll, or memory in tests): all that touches a socket or a descriptor.
-# None of these functions calls connection_closed, since the record may be in a list that is being walked: that comes from
-# the driver's loop.
+# None of these functions calls connection_closed, since the record may be in a list that is being walked: that comes
+# from the driver's loop.
 cdef struct Driver:
     # Sends the scratch's bytes without waiting. Only a send that falls short is reported (send_fell_short).
     void (*send)(Engine *, Connection *, const char *, uint32_t) noexcept nogil
@@ -333,6 +333,7 @@ cdef struct Engine:
     uint32_t has_command            # Python stored one: run_command carries it out on the engine's thread
     void (*run_command)(void *) noexcept nogil
     void *command_owner
+    uint64_t clock_offset_us        # tests: how far the engine's clock is ahead of the machine's
     uint64_t now_us                 # once a loop
     int64_t wall_s
     uint64_t next_deadline_us       # the earliest of all deadlines; 0: none

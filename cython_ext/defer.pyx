@@ -13,6 +13,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy
 
+from batchbridge.cython_ext.accesslog cimport log_line
 from batchbridge.cython_ext.bridge cimport (
     CANCELLED_EXPIRED, CANCELLED_GONE,
     COMPLETION_BATCH_END, COMPLETION_RING_ENTRIES, NO_DEFERRED, NO_SLAB, POLICY_ADAPTIVE, Completion,
@@ -32,6 +33,7 @@ cdef enum:
     DEFERRED_BLOCKS_MAX = 4096
     SLAB_ITEMS_USUAL = 256          # items of a slab, rounded to whole batches
     KEY_SIZE_MAX = 4096
+    STATUS_CLIENT_GONE = 499
     STATUS_UNAVAILABLE = 503
     STATUS_TIMEOUT = 504
 
@@ -144,12 +146,19 @@ cdef char *payload(Engine *engine, Slab *slab, uint32_t size_bytes, uint32_t ali
     return NULL if offset[0] == 0 else <char *>slab + offset[0]
 
 
+cdef bint is_too_short(const Route *route, const Slab *slab) noexcept nogil:
+    """Whether a batch that begins with the next item would be cut short by the slab's end."""
+    cdef uint32_t batch = max(1u, route.policy.max_batch_size)
+    return (slab.filled - slab.dispatched) % batch == 0 and slab.capacity - slab.filled < batch <= slab.capacity
+
+
 cdef Slab *slab_for(Engine *engine, Route *route, int number, uint32_t head_length,
                     uint32_t body_length) noexcept nogil:
     """The open slab, if it has room for a request of these lengths; else a new one. NULL: none has."""
     cdef uint64_t needed = <uint64_t>head_length + body_length + KEY_SIZE_MAX + 256
     cdef Slab *slab = route.queue_last
-    if slab is not NULL and slab.filled < slab.capacity and slab.payload_used + needed <= engine.slabs.slab_size_bytes:
+    if (slab is not NULL and slab.filled < slab.capacity and slab.payload_used + needed <= engine.slabs.slab_size_bytes
+            and not is_too_short(route, slab)):
         return slab
     slab = queue_open(engine, route, number)
     if slab is NULL or slab.payload_used + needed > engine.slabs.slab_size_bytes:
@@ -633,8 +642,17 @@ cdef uint32_t abandon_deferred(Engine *engine, Connection *connection) noexcept 
         if not deferred.ready:
             bucket_remove(engine, deferred)
             let_go_of_item(deferred, CANCELLED_GONE)
+        log_gone(engine, deferred)
         deferred_finish(engine, deferred)
     return owed
+
+
+cdef void log_gone(Engine *engine, const Deferred *deferred) noexcept nogil:
+    """Its line in the log: with 499, which no response has, as other servers write it."""
+    cdef const char *head = <const char *>deferred.slab + deferred.head_offset
+    log_line(engine, deferred.connection, head + deferred.request_line.offset, deferred.request_line.length,
+             STATUS_CLIENT_GONE, 0, head + deferred.referer.offset, deferred.referer.length,
+             head + deferred.user_agent.offset, deferred.user_agent.length)
 
 
 cdef void defer_free(Engine *engine) noexcept nogil:

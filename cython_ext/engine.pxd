@@ -52,6 +52,7 @@ cdef class EngineThread:
     cdef set_vary(self, Route *route, list names)
     cdef set_lanes(self, settings, int lane_count)
     cdef carry_out(self)
+    cdef set_clock_offset(self, uint64_t offset_us)
     cdef route_stats(self, uint32_t index)
 
     # Drivers' subclasses: run() has prepared nothing but this; it fills engine.driver and runs the loop.

@@ -71,6 +71,10 @@ METHOD_NAMES = ("", "GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", 
 
 # --- the turn of the loop --------------------------------------------------------------------------------------------
 
+cdef uint64_t clock_us(const Engine *engine) noexcept nogil:
+    return bb_now_us() + engine.clock_offset_us
+
+
 cdef bint turn_goes_on(Engine *engine) noexcept nogil:
     if engine.stopping:
         return False
@@ -103,7 +107,7 @@ cdef int64_t turn_wait_us(Engine *engine) noexcept nogil:
         moment = earliest(moment, engine.log.oldest_us + LOG_AGE_US)
     if moment == 0:
         return -1
-    moment -= min(moment, bb_now_us())
+    moment -= min(moment, clock_us(engine))
     return <int64_t>moment
 
 
@@ -112,7 +116,7 @@ cdef void turn_begin(Engine *engine) noexcept nogil:
     cdef int64_t wall_s
     for index in range(engine.lane_count):
         bb_store_relaxed(&engine.lanes[index].shared.engine_sleeps, 0)
-    engine.now_us = bb_now_us()
+    engine.now_us = clock_us(engine)
     engine.counters.loops += 1
     wall_s = bb_wall_s()
     if wall_s != engine.wall_s:
@@ -138,7 +142,7 @@ cdef void turn_end(Engine *engine) noexcept nogil:
     run_held(engine)
     while dispatch_batches(engine) and engine.is_inline:
         engine.run_inline(engine.inline_worker)
-        engine.now_us = bb_now_us()
+        engine.now_us = clock_us(engine)
         collect_answers(engine)
         run_held(engine)
     if engine.draining:
@@ -422,6 +426,13 @@ cdef class EngineThread:
         self.engine.stopping = 1
         self.ring_bell()
 
+    cdef set_clock_offset(self, uint64_t offset_us):
+        """Tests: sets the engine's clock ahead of the machine's, also for what handlers see of it."""
+        cdef uint32_t index
+        self.engine.clock_offset_us = offset_us
+        for index in range(self.engine.lane_count):
+            self.engine.lanes[index].shared.clock_offset_us = offset_us
+
     # --- commands ---
 
     cdef carry_out(self):
@@ -450,6 +461,7 @@ cdef class EngineThread:
     def set_policy(self, int route, policy):
         """Stores a route's policy (a BatchPolicy as a dict), in effect from the next batch."""
         policy_from_dict(&self.engine.routes[route].policy, policy)
+        self.engine.routes[route].coalesce = bool(policy["coalesce"])
 
     # --- figures ---
 

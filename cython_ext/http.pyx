@@ -3,8 +3,8 @@
 The rules:
 
 - A state function does its own state's work and returns an event; the table decides what follows. None asks for a role.
-- Answers leave in the order of requests. A request that the engine answers itself waits (EVENT_OWED) until nothing of
-  its connection is in user mode; one for user mode may join those that are.
+- Answers leave in the order of requests. The Send Engine lets an answer of the engine's own wait (EVENT_OWED) until
+  nothing of its connection is in user mode; a request for user mode may join those that are.
 - Request data is on the stack; a request that rests in user mode leaves a record (Deferred) that holds what its answer
   and its line in the log will need.
 """
@@ -14,7 +14,7 @@ from libc.string cimport memchr, memcpy, memset
 from batchbridge.cython_ext.accesslog cimport log_line
 from batchbridge.cython_ext.bridge cimport COMPLETION_PUBLIC, RESPONSE_HEAD_ROOM_BYTES, Completion, completion_text
 from batchbridge.cython_ext.cache cimport (
-    OBJECT_FILE, CacheObject, cache_drop, cache_find, cache_hold, cache_insert, cache_remove, hash_bytes,
+    OBJECT_FILE, OBJECT_PUBLIC, CacheObject, cache_drop, cache_find, cache_hold, cache_insert, cache_remove, hash_bytes,
     object_header, object_new, object_payload, object_tags)
 from batchbridge.cython_ext.chunked cimport decode_chunked
 from batchbridge.cython_ext.conditional cimport (
@@ -190,7 +190,8 @@ cdef CacheObject *find_answer(Engine *engine, Request *request) noexcept nogil:
     cdef char key[KEY_SIZE_MAX]
     cdef uint32_t length
     cdef uint32_t allowed = 0
-    if not engine.keeps_answers or request.head.flags & (HEAD_NO_CACHE | HEAD_CREDENTIALS):
+    cdef CacheObject *object
+    if not engine.keeps_answers or request.head.flags & HEAD_NO_CACHE:
         return NULL
     request.route = match_route(engine, request.data, &request.head.path, request.head.method, request.parameters,
                                 &request.parameter_count, &allowed)
@@ -199,7 +200,10 @@ cdef CacheObject *find_answer(Engine *engine, Request *request) noexcept nogil:
     length = request_key(engine, request, key, KEY_SIZE_MAX)
     if length == 0:
         return NULL
-    return cache_find(engine.cache, hash_bytes(key, length, engine.seed), key, length, engine.now_us)
+    object = cache_find(engine.cache, hash_bytes(key, length, engine.seed), key, length, engine.now_us)
+    if object is not NULL and request.head.flags & HEAD_CREDENTIALS and not object.flags & OBJECT_PUBLIC:
+        return NULL
+    return object
 
 
 cdef int derive_cached_response(void *engine_data, void *connection_data, void *request_data) noexcept nogil:
@@ -219,8 +223,6 @@ cdef int derive_cached_response(void *engine_data, void *connection_data, void *
         object = find_answer(engine, request)
     if object is NULL:
         return EVENT_MISS
-    if connection.owed:
-        return EVENT_OWED
     request.object = object
     request.outcome = OUTCOME_HIT
     return EVENT_HIT
@@ -236,7 +238,7 @@ cdef int derive_miss_response(void *engine_data, void *connection_data, void *re
     cdef const Head *head = request.head
     if head.target_form == TARGET_ASTERISK:
         request.allowed_methods = ALL_METHODS
-        return say(connection, request, 204)
+        return say(request, 204)
     request.route = match_route(engine, request.data, &head.path, head.method, request.parameters,
                                 &request.parameter_count, &request.allowed_methods)
     if request.route != NO_ROUTE:
@@ -244,8 +246,8 @@ cdef int derive_miss_response(void *engine_data, void *connection_data, void *re
     if request.allowed_methods:
         request.allowed_methods |= 1u << METHOD_OPTIONS
         if is_unknown(head.method):
-            return say(connection, request, 501)
-        return say(connection, request, 204 if head.method == METHOD_OPTIONS else 405)
+            return say(request, 501)
+        return say(request, 204 if head.method == METHOD_OPTIONS else 405)
     return EVENT_NO_ROUTE
 
 
@@ -254,10 +256,8 @@ cdef bint is_unknown(int method) noexcept nogil:
     return method in (METHOD_OTHER, METHOD_CONNECT, METHOD_TRACE)
 
 
-cdef int say(const Connection *connection, Request *request, int status) noexcept nogil:
+cdef int say(Request *request, int status) noexcept nogil:
     """A response that is its status (and a few header lines)."""
-    if connection.owed:
-        return EVENT_OWED
     request.status = status
     return EVENT_STATUS
 
@@ -274,7 +274,7 @@ cdef int derive_uncached_response(void *engine_data, void *connection_data, void
     cdef int length, result
     cdef File file
     if connection.owed:
-        return EVENT_OWED
+        return EVENT_OWED           # before a file is opened for nothing
     if engine.root < 0:
         request.status = 404
         return EVENT_ABSENT
@@ -349,7 +349,7 @@ cdef int derive_deferred_response(void *engine_data, void *connection_data, void
         return EVENT_NO_SERVER
     route = &engine.routes[request.route]
     if route.array_size_bytes and request.body_length != route.array_size_bytes:
-        return say(connection, request, 422)
+        return say(request, 422)
     request.status = 0
     return EVENT_SERVER
 
@@ -360,8 +360,6 @@ cdef int derive_remote_response(void *engine_data, void *connection_data, void *
     cdef Connection *connection = <Connection *>connection_data
     cdef Request *request = <Request *>request_data
     if engine.remote_route == NO_ROUTE:
-        if connection.owed:
-            return EVENT_OWED
         request.status = 502
         return EVENT_NO_SERVER
     request.route = engine.remote_route
@@ -544,6 +542,11 @@ cdef int send_response(void *engine_data, void *connection_data, void *request_d
     cdef Request *request = <Request *>request_data
     cdef Response response
     cdef Answer *answer = NULL
+    if connection.owed and request.deferred is NULL:
+        # Law 1 is kept here, whatever a table says: it is derived anew when nothing before it is owed any more.
+        if request.file >= 0:
+            engine.driver.close_file(engine, request.file)
+        return EVENT_OWED
     describe(request, &response)
     if engine.draining and connection.owed <= 1:
         response.keep_alive = 0
@@ -637,6 +640,8 @@ cdef void keep_answer(Engine *engine, Request *request) noexcept nogil:
     memcpy(object_payload(object), text + completion.headers_length, completion.body_length)
     memcpy(object_tags(object), text + completion.headers_length + completion.body_length, completion.tags_length)
     object.status = completion.status
+    if completion.flags & COMPLETION_PUBLIC:
+        object.flags |= OBJECT_PUBLIC
     object.checked_us = engine.now_us
     object.expires_us = engine.now_us + <uint64_t>completion.ttl_s * 1000000
     cache_insert(engine.cache, object)

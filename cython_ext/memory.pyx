@@ -14,6 +14,7 @@ The rules:
   can be asked for after it was closed, until forget().
 """
 import errno as errors
+import time
 
 from libc.errno cimport EAGAIN, EINTR, EIO, errno
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
@@ -411,6 +412,7 @@ cdef class MemoryEngine(EngineThread):
     def advance(self, uint64_t time_us):
         """Moves the engine's clock on, for time-outs, from the next turn on."""
         self.clock_offset_us += time_us
+        self.set_clock_offset(self.clock_offset_us)
 
     def turn(self, now_us=None, bint more_input=False):
         """One turn of the loop; whether another one would do something at once.
@@ -420,8 +422,9 @@ cdef class MemoryEngine(EngineThread):
         """
         cdef Engine *engine = self.engine
         cdef MemoryClient client
+        if now_us is not None:
+            self.set_clock_offset(<uint64_t>now_us - time.monotonic_ns() // 1000)
         turn_begin(engine)
-        engine.now_us = engine.now_us + self.clock_offset_us if now_us is None else <uint64_t>now_us
         for client in list(self.living.values()):
             if client.client.pending != PENDING_NOTHING:
                 carry_out_pending(engine, client.client)
@@ -430,6 +433,7 @@ cdef class MemoryEngine(EngineThread):
         engine.more_input = more_input
         turn_end(engine)
         self.free_closed()
+        self.set_clock_offset(self.clock_offset_us)
         return self.is_busy()
 
     cdef receive(self, MemoryClient client):
@@ -476,7 +480,7 @@ cdef class MemoryEngine(EngineThread):
         if self.is_busy():
             return 0
         wait_us = turn_wait_us(self.engine)
-        return wait_us if wait_us < 0 else max(0, wait_us - <int64_t>self.clock_offset_us)
+        return wait_us
 
     def wait_for_workers(self, double timeout_s):
         """Sleeps until a worker, or whoever else, rings the bell, then turns once. False: nobody rang in time."""

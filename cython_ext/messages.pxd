@@ -31,6 +31,7 @@ cdef class Batch:
     cdef uint32_t reason_number
     cdef uint32_t number                        # of the route, as the engine counts
     cdef uint32_t unanswered
+    cdef bint varies                            # the route names headers that answers vary by
     cdef uint8_t *answered                      # by the item's place in the range
     cdef list order                             # places of the range that make up the batch; None: all of them
     cdef list requests                          # made so far, by place; None: none
@@ -44,6 +45,7 @@ cdef class Batch:
     cdef int answer_full(self, uint32_t place, body, int status, content_type, headers, cache_ttl_s, tags,
                          bint public) except -1
     cdef void answer_status(self, uint32_t place, int status) noexcept
+    cdef int answer_failure(self, uint32_t place, error) except -1
 
 
 cdef class Request:

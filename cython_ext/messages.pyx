@@ -193,6 +193,7 @@ cdef Batch open_batch(LaneEnd end, const Dispatch *dispatch, object route, objec
     batch.reason_number = dispatch.reason
     batch.route = route
     batch.state = state
+    batch.varies = bool(route.vary)
     batch.answered = <unsigned char *>calloc(dispatch.count, 1)
     if batch.answered is NULL:
         raise MemoryError
@@ -330,7 +331,9 @@ cdef class Batch:
         """What a handler returned, or raised, for one item."""
         cdef const char *text
         cdef Py_ssize_t length = 0
-        if type(entry) is bytes:
+        if self.varies and isinstance(entry, (bytes, str)):
+            return self.answer_full(place, entry, 200, None, (), None, (), False)
+        if isinstance(entry, bytes):
             return self.answer_plain(place, <const char *>entry, len(entry), BYTES_HEADERS)
         if isinstance(entry, str):
             text = PyUnicode_AsUTF8AndSize(entry, &length)
@@ -349,6 +352,18 @@ cdef class Batch:
             return self.answer_full(place, entry.tobytes(), 200, None, (), None, (), False)
         raise TypeError(f"a handler's entry for one item must be bytes, str, a Response or an exception, "
                         f"not {type(entry).__name__}")
+
+
+    cdef int answer_failure(self, uint32_t place, error) except -1:
+        """One item failed by `error`: its status, where it has one that can be sent; else 500, and a line in the log."""
+        if isinstance(error, HTTPError):
+            try:
+                return self.answer(place, error)
+            except (TypeError, ValueError) as refused:
+                error = refused
+        self.route.log_failure(error)
+        self.answer_status(place, 500)
+        return 0
 
 
 cdef Py_ssize_t elements(shape):
@@ -465,7 +480,7 @@ cdef class Request:
     @property
     def time_left_us(self):
         """Microseconds until the route's ``timeout_us`` is over (0: it is); None where there is none."""
-        cdef uint64_t now_us = bb_now_us()
+        cdef uint64_t now_us = bb_now_us() + self.batch.end.lane.shared.clock_offset_us
         if self.item.deadline_us == 0:
             return None
         return self.item.deadline_us - now_us if self.item.deadline_us > now_us else 0
@@ -485,7 +500,7 @@ cdef class Request:
         if self.known_value is None:
             try:
                 self.known_value = json.loads(bytes(self.body))
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise HTTPError(400, f"the body is not JSON: {error}") from None
         return self.known_value
 
@@ -506,7 +521,8 @@ cdef class Request:
 
         Raises AlreadyAnsweredError the second time, and ValueError for a status, header or size that cannot be sent.
         """
-        if type(body) is bytes and status == 200 and content_type is None and not headers and cache_ttl_s is None:
+        if (type(body) is bytes and status == 200 and content_type is None and not headers and cache_ttl_s is None
+                and not self.batch.varies):
             self.batch.answer_plain(self.place, <const char *>body, len(body), BYTES_HEADERS)
         else:
             self.batch.answer_full(self.place, body, status, content_type, headers, cache_ttl_s, tags, public)
@@ -520,11 +536,7 @@ cdef class Request:
             return False
         if self.batch.answered[self.place]:
             return False
-        if not isinstance(error, HTTPError):
-            self.batch.route.log_failure(error)
-            self.batch.answer_status(self.place, 500)
-        else:
-            self.batch.answer(self.place, error)
+        self.batch.answer_failure(self.place, error)
         return True
 
 

@@ -93,7 +93,7 @@ cdef class Worker:
                 (<Request>request).known_value = decode(request)
                 good.append(place)
             except HTTPError as error:
-                batch.answer(place, error)
+                batch.answer_failure(place, error)
         if len(good) < batch.count:
             batch.order = good
         return len(good) > 0
@@ -121,35 +121,34 @@ cdef class Worker:
             entry = result[index]
             if batch.answered[place]:
                 continue
-            if isinstance(entry, HTTPError) or not isinstance(entry, BaseException):
-                try:
-                    batch.answer(place, entry)
-                except (TypeError, ValueError) as error:
-                    batch.route.log_failure(error)
-                    batch.answer_status(place, 500)
-            else:
-                batch.route.log_failure(entry)
-                batch.answer_status(place, 500)
+            if isinstance(entry, BaseException):
+                batch.answer_failure(place, entry)
+                continue
+            try:
+                batch.answer(place, entry)
+            except Exception as error:      # whatever a strange entry does is its own item's failure
+                batch.answer_failure(place, error)
 
     def failed(self, Batch batch, error):
         """What becomes of a batch whose handler raised; True: its unanswered items are to run again, one by one."""
-        cdef uint32_t place
-        route = batch.route
         if (isinstance(error, BatchSizeError) or not isinstance(error, Exception) or len(batch) == 1
                 or not self.may_isolate(batch)):
-            if not isinstance(error, HTTPError):
-                route.log_failure(error)
-            for place in range(batch.count):
-                if not batch.answered[place]:
-                    self.answer_failure(batch, place, error)
+            self.fail_unanswered(batch, error)
             return False
         return True
 
-    cdef answer_failure(self, Batch batch, uint32_t place, error):
-        if isinstance(error, HTTPError):
-            batch.answer(place, error)
-        else:
-            batch.answer_status(place, 500)
+    cdef fail_unanswered(self, Batch batch, error):
+        """The unanswered items fail by `error`, which is logged once."""
+        cdef uint32_t place
+        if not isinstance(error, HTTPError):
+            batch.route.log_failure(error)
+        for place in range(batch.count):
+            if batch.answered[place]:
+                continue
+            if isinstance(error, HTTPError):
+                batch.answer_failure(place, error)
+            else:
+                batch.answer_status(place, 500)
 
     cdef bint may_isolate(self, Batch batch):
         """Whether running items again does no harm: the route says so, or all their methods are safe."""
@@ -286,6 +285,9 @@ cdef class Worker:
     def close(self):
         """Lets run() end when no batch is left."""
         cdef uint64_t one = 1
+        if self.loop is not None:
+            self.loop.close()
+            self.loop = None
         bb_store_relaxed(&self.end.lane.shared.closing, 1)
         bb_full_fence()
         write(self.end.lane.worker_bell, &one, 8)
@@ -319,7 +321,7 @@ cdef bint settle_array(Batch batch, result) except -1:
     cdef const unsigned char[::1] view
     if not hasattr(result, "__array_interface__"):
         return False
-    if result.ndim == 0 or result.dtype.hasobject:
+    if result.ndim == 0 or result.dtype.kind not in "biufcmMV":        # texts and objects are entries, not rows of bytes
         return False
     count = len(batch)
     if len(result) != count:

@@ -135,6 +135,24 @@ def test_a_bad_chunk_behind_a_slow_handler(site: Site, gate: Gate) -> None:
     assert site.seen == []
 
 
+@pytest.mark.parametrize("line", ["X: a\r\n b", "X : a", "nonsense", "Content-Length: x", "Host: second"])
+def test_a_refused_head_behind_a_slow_handler(site: Site, gate: Gate, line: str) -> None:
+    # It is judged while the first answer is owed, and must be refused when its turn comes, not read anew.
+    site.seen.clear()
+    with site.client() as client:
+        client.send(head("GET", "/slow"))
+        gate.await_arrival()
+        client.send(head("GET", "/a.txt", line))
+        time.sleep(0.05)
+        client.send(head("POST", "/echo", body=b"never"))
+        time.sleep(0.05)
+        gate.open()
+        slow, refused = client.replies("GET", "GET")
+        assert (slow.status, refused.status) == (200, 400)
+        client.assert_ended()
+    assert site.seen == []
+
+
 @pytest.mark.parametrize("first", ["/slow", "/big.bin"])
 def test_a_large_body_behind_an_answer_that_is_under_way(site: Site, gate: Gate, first: str) -> None:
     # Reading pauses there, and must go on once the first answer has left.

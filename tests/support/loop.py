@@ -26,9 +26,11 @@ def make_server(*, lifespan: Any = None, **settings: Any) -> bb.Server:
 
 
 class Loop:
-    """The engine of a server, and its workers."""
+    """The engine of a server, and its workers. `inline`: one worker, which runs within turns, on the real clock."""
 
-    def __init__(self, server: bb.Server, *, lanes: int = 1, late_sends: bool = False, **settings: Any) -> None:
+    def __init__(
+        self, server: bb.Server, *, lanes: int = 1, late_sends: bool = False, inline: bool = False, **settings: Any
+    ) -> None:
         self._stack = ExitStack()
         handlers = self._stack.enter_context(server.prepared())
         settings = {**server.engine_settings(handlers), **settings}
@@ -39,6 +41,9 @@ class Loop:
         state = self._stack.enter_context(server.entered())
         for worker in self.workers:
             worker.state = state
+        self.is_inline = inline
+        if inline:
+            self.engine.set_inline_worker(self.workers[0])
         server.engines.append(self.engine)
         server.machine.table.listeners.append(self.engine.set_table)
         self.now_us = START_US
@@ -82,6 +87,9 @@ class Loop:
 
     def turn(self, after_us: int = 0, *, more_input: bool = False) -> bool:
         """One turn, so much later than the last one; whether another one would do something at once."""
+        if self.is_inline:  # handlers take time, which the engine sees
+            self.engine.advance(after_us)
+            return self.engine.turn(None, more_input)
         self.now_us += after_us
         return self.engine.turn(self.now_us, more_input)
 
