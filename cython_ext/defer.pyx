@@ -384,14 +384,20 @@ cdef uint32_t drop_dead_items(Engine *engine, Slab *slab, uint32_t first, uint32
     return target - first
 
 
+cdef bint has_room(const Engine *engine, const Lane *lane) noexcept nogil:
+    """Whether a worker may be given a batch. Each of its items makes a completion, and its end one more: their ring must
+    never be full."""
+    cdef uint32_t completions = lane.items_outstanding + lane.outstanding + engine.limits.batch_size_max + 1
+    return lane.outstanding < engine.lane_batches_max and completions <= COMPLETION_RING_ENTRIES
+
+
 cdef Lane *free_lane(Engine *engine) noexcept nogil:
     """A worker that can take a batch now: in turn, so that all stay warm; NULL: none."""
     cdef uint32_t index
     cdef Lane *lane
     for index in range(engine.lane_count):
         lane = engine.lanes[(engine.lane_turn + index) % engine.lane_count]
-        if lane.outstanding < engine.lane_batches_max and (
-                lane.items_outstanding + engine.limits.batch_size_max < COMPLETION_RING_ENTRIES):
+        if has_room(engine, lane):
             engine.lane_turn = (engine.lane_turn + index + 1) % engine.lane_count
             return lane
     return NULL

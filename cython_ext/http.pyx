@@ -57,7 +57,7 @@ cdef int derive_request(void *engine_data, void *connection_data, void *request_
     cdef Request *request = <Request *>request_data
     cdef Input *input = connection.input
     cdef uint32_t scanned = 0
-    cdef bint is_buffered = input is not NULL and request.data == input.data
+    cdef bint is_buffered = is_from_input(connection, request)
     cdef int length
     if is_buffered and input.refused_status:
         return refuse(connection, request, input.refused_status)
@@ -80,9 +80,16 @@ cdef int derive_request(void *engine_data, void *connection_data, void *request_
     return EVENT_REQUEST
 
 
+cdef bint is_from_input(const Connection *connection, const Request *request) noexcept nogil:
+    """Whether the request is the first in the Input, which remembers what was found out about it."""
+    return connection.input is not NULL and request.data == connection.input.data
+
+
 cdef int refuse(Connection *connection, Request *request, int status) noexcept nogil:
     """What cannot be understood, or is too large, is answered, and the rest of the connection's bytes are dropped."""
     if connection.owed:
+        if is_from_input(connection, request):
+            connection.input.refused_status = status        # not to be looked at again: the verdict stands
         return EVENT_OWED
     request.status = status
     request.head.flags &= ~HEAD_KEEP_ALIVE
@@ -127,7 +134,6 @@ cdef int derive_chunked_body(Engine *engine, Connection *connection, Request *re
                                 <char *>request.data + head.head_length + input.body_length,
                                 engine.limits.body_size_bytes_max - input.body_length, &consumed, &produced)
         if result < 0:
-            input.refused_status = -result
             return refuse(connection, request, -result)
         input.body_read += consumed
         input.body_length += produced
@@ -208,7 +214,6 @@ cdef CacheObject *find_answer(Engine *engine, Request *request) noexcept nogil:
 
 cdef int derive_cached_response(void *engine_data, void *connection_data, void *request_data) noexcept nogil:
     cdef Engine *engine = <Engine *>engine_data
-    cdef Connection *connection = <Connection *>connection_data
     cdef Request *request = <Request *>request_data
     cdef const Head *head = request.head
     cdef const char *path = request.data + head.path.offset
@@ -233,7 +238,6 @@ cdef int derive_cached_response(void *engine_data, void *connection_data, void *
 cdef int derive_miss_response(void *engine_data, void *connection_data, void *request_data) noexcept nogil:
     """Whose request it is: a route's, or nobody's in particular."""
     cdef Engine *engine = <Engine *>engine_data
-    cdef Connection *connection = <Connection *>connection_data
     cdef Request *request = <Request *>request_data
     cdef const Head *head = request.head
     if head.target_form == TARGET_ASTERISK:
@@ -338,7 +342,6 @@ cdef int redirect_to_directory(Engine *engine, Request *request) noexcept nogil:
 cdef int derive_deferred_response(void *engine_data, void *connection_data, void *request_data) noexcept nogil:
     """The route's handler will answer, or the user-mode server that takes what has no route."""
     cdef Engine *engine = <Engine *>engine_data
-    cdef Connection *connection = <Connection *>connection_data
     cdef Request *request = <Request *>request_data
     cdef const Route *route
     if request.route == NO_ROUTE:
@@ -357,7 +360,6 @@ cdef int derive_deferred_response(void *engine_data, void *connection_data, void
 cdef int derive_remote_response(void *engine_data, void *connection_data, void *request_data) noexcept nogil:
     """The upstream will answer. (Through user mode still; the upstream engine's place is here.)"""
     cdef Engine *engine = <Engine *>engine_data
-    cdef Connection *connection = <Connection *>connection_data
     cdef Request *request = <Request *>request_data
     if engine.remote_route == NO_ROUTE:
         request.status = 502

@@ -22,8 +22,8 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
 from batchbridge.cython_ext.bridge cimport (
-    COMPLETION_BATCH_END, COMPLETION_HEAP, COMPLETION_PUBLIC, Completion, Dispatch, Slab, lane_completion, lane_heap_response, lane_response, lane_show,
-    slab_at, slab_items)
+    COMPLETION_BATCH_END, COMPLETION_HEAP, COMPLETION_PUBLIC, Completion, Dispatch, Slab, lane_completion,
+    lane_heap_response, lane_response, lane_show, slab_at, slab_items)
 from batchbridge.cython_ext.parse cimport METHOD_GET, METHOD_HEAD
 
 from batchbridge.cython_ext.bridge import REASON_NAMES
@@ -47,6 +47,7 @@ cdef bytes TEXT_HEADERS = b"Content-Type: text/plain; charset=utf-8\r\n\r\n"
 cdef frozenset ENGINE_HEADERS = frozenset((b"content-length", b"connection", b"transfer-encoding", b"date", b"server",
                                            b"keep-alive", b"upgrade", b"trailer"))
 cdef frozenset TOKEN_BYTES = frozenset(b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+
 
 # --- responses -------------------------------------------------------------------------------------------------------
 
@@ -353,9 +354,8 @@ cdef class Batch:
         raise TypeError(f"a handler's entry for one item must be bytes, str, a Response or an exception, "
                         f"not {type(entry).__name__}")
 
-
     cdef int answer_failure(self, uint32_t place, error) except -1:
-        """One item failed by `error`: its status, where it has one that can be sent; else 500, and a line in the log."""
+        """One item failed by `error`: its status, where it has one that can be sent; else 500 and a line in the log."""
         if isinstance(error, HTTPError):
             try:
                 return self.answer(place, error)

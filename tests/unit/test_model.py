@@ -309,7 +309,6 @@ class Clients:
         for which, number in enumerate(self.numbers):
             data = self.loop.engine.output(number)
             count += check(data, self.asked[which], self.fed[which], which in self.was_reset)
-            assert which in self.was_reset or self.loop.engine.is_finished(number) or not data
         return count
 
 
