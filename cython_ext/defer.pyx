@@ -385,8 +385,10 @@ cdef uint32_t drop_dead_items(Engine *engine, Slab *slab, uint32_t first, uint32
 
 
 cdef bint has_room(const Engine *engine, const Lane *lane) noexcept nogil:
-    """Whether a worker may be given a batch. Each of its items makes a completion, and its end one more: their ring must
-    never be full."""
+    """Whether a worker may be given a batch.
+
+    Each of its items makes a completion, and its end one more: their ring must never be full.
+    """
     cdef uint32_t completions = lane.items_outstanding + lane.outstanding + engine.limits.batch_size_max + 1
     return lane.outstanding < engine.lane_batches_max and completions <= COMPLETION_RING_ENTRIES
 

@@ -8,32 +8,28 @@ The rules:
 - Request data is on the stack; a request that rests in user mode leaves a record (Deferred) that holds what its answer
   and its line in the log will need.
 """
-from libc.stdint cimport int64_t, uint32_t, uint64_t
-from libc.string cimport memchr, memcpy, memset
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memcpy, memset
 
-from batchbridge.cython_ext.accesslog cimport log_line
-from batchbridge.cython_ext.bridge cimport COMPLETION_PUBLIC, RESPONSE_HEAD_ROOM_BYTES, Completion, completion_text
+from batchbridge.cython_ext.bridge cimport completion_text
 from batchbridge.cython_ext.cache cimport (
-    OBJECT_FILE, OBJECT_PUBLIC, CacheObject, cache_drop, cache_find, cache_hold, cache_insert, cache_remove, hash_bytes,
-    object_header, object_new, object_payload, object_tags)
+    OBJECT_FILE, OBJECT_PUBLIC, CacheObject, cache_find, cache_insert, cache_remove, hash_bytes)
 from batchbridge.cython_ext.chunked cimport decode_chunked
-from batchbridge.cython_ext.conditional cimport (
-    VERDICT_FAILED, VERDICT_NOT_MODIFIED, VERDICT_RANGE, VERDICT_UNSATISFIABLE, Validators, evaluate)
 from batchbridge.cython_ext.core cimport (
-    ANSWER_OBJECT, CONNECTION_OPEN, IS_FINAL, IS_REFUSED, NO_ROUTE, OUTCOME_ERROR_4XX, OUTCOME_ERROR_5XX, OUTCOME_FILE,
-    OUTCOME_HIT, OUTCOME_LOCAL, Answer, Connection, Deferred, Engine, Input, Request, Route)
+    CONNECTION_OPEN, IS_FINAL, IS_REFUSED, NO_ROUTE, OUTCOME_ERROR_4XX, OUTCOME_ERROR_5XX, OUTCOME_FILE, OUTCOME_HIT,
+    OUTCOME_LOCAL, Connection, Deferred, Engine, Input, Request, Route)
 from batchbridge.cython_ext.defer cimport DEFER_TAKEN, defer_request, deferred_finish, request_key
 from batchbridge.cython_ext.files cimport (
     FILE_ABSENT, FILE_DIRECTORY, FILE_LISTING, FILE_OBJECT, FILE_OPEN, File, file_open, file_unchanged)
 from batchbridge.cython_ext.machine cimport Protocol, resume_machine
 from batchbridge.cython_ext.parse cimport (
-    HEAD_CHUNKED, HEAD_CONDITIONAL, HEAD_CREDENTIALS, HEAD_DOTS, HEAD_ESCAPED, HEAD_EXPECT_CONTINUE, HEAD_KEEP_ALIVE,
-    HEAD_NO_CACHE, HEAD_RANGE, HEADER_REFERER, HEADER_USER_AGENT, METHOD_CONNECT, METHOD_COUNT, METHOD_DELETE,
-    METHOD_GET, METHOD_HEAD, METHOD_OPTIONS, METHOD_OTHER, METHOD_PATCH, METHOD_POST, METHOD_PUT, METHOD_TRACE,
-    TARGET_ASTERISK, Head, parse_head)
+    HEAD_CHUNKED, HEAD_CREDENTIALS, HEAD_DOTS, HEAD_ESCAPED, HEAD_EXPECT_CONTINUE, HEAD_KEEP_ALIVE, HEAD_NO_CACHE,
+    METHOD_CONNECT, METHOD_COUNT, METHOD_DELETE, METHOD_GET, METHOD_HEAD, METHOD_OPTIONS, METHOD_OTHER, METHOD_PATCH,
+    METHOD_POST, METHOD_PUT, METHOD_TRACE, TARGET_ASTERISK, Head, parse_head)
 from batchbridge.cython_ext.path cimport decode_path
+from batchbridge.cython_ext.reply cimport send_response
 from batchbridge.cython_ext.route cimport match_route
-from batchbridge.cython_ext.send cimport Response, answer_drop, answer_new, can_respond, respond, respond_continue
+from batchbridge.cython_ext.send cimport can_respond, respond_continue
 
 
 cdef extern from "<stdio.h>" nogil:
@@ -44,7 +40,6 @@ cdef enum:
     KEY_SIZE_MAX = 4096
     PATH_SIZE_MAX = 8192
     LOCATION_SIZE_MAX = 9000        # leaves room in Engine.lines for the status in plain text
-    LOGGED_GARBAGE_MAX = 256        # bytes of a malformed request that its log line shows
     RETRY_AFTER_S = 1
 
 
@@ -427,228 +422,6 @@ cdef int derive_status_response(void *engine_data, void *connection_data, void *
         request.extra = engine.lines
         request.extra_length = <uint32_t>snprintf(engine.lines, 40, b"Retry-After: %d\r\n", <int>RETRY_AFTER_S)
     return EVENT_STATUS
-
-
-# --- Send Engine -----------------------------------------------------------------------------------------------------
-
-cdef void describe(const Request *request, Response *response) noexcept nogil:
-    """What a response takes from its request."""
-    memset(response, 0, sizeof(Response))
-    response.file = -1
-    response.content_length = -1
-    if request.deferred is not NULL:
-        response.version_minor = request.deferred.version_minor
-        response.keep_alive = request.deferred.keep_alive
-        response.head_only = request.deferred.method == METHOD_HEAD
-    else:
-        response.version_minor = request.head.version_minor
-        response.keep_alive = request.head.flags & HEAD_KEEP_ALIVE != 0
-        response.head_only = request.head.method == METHOD_HEAD
-
-
-cdef void describe_object(Engine *engine, Request *request, Response *response) noexcept nogil:
-    """A cached object or a file: the whole, a part, or that it has not changed."""
-    cdef CacheObject *object = request.object
-    cdef Validators validators
-    cdef uint64_t first = 0, last = 0
-    cdef int verdict = 0
-    if object.flags & OBJECT_FILE and request.head.flags & (HEAD_CONDITIONAL | HEAD_RANGE):
-        validators.etag = object.etag
-        validators.etag_length = object.etag_length
-        validators.modified_s = object.modified_s
-        validators.length = object.payload_length
-        verdict = evaluate(request.data, request.head, &validators, engine.wall_s, &first, &last)
-    response.status = object.status
-    response.headers = object_header(object)
-    response.headers_length = object.header_length
-    response.body = object_payload(object)
-    response.body_length = object.payload_length
-    if verdict == VERDICT_NOT_MODIFIED or verdict == VERDICT_FAILED:
-        response.status = 304 if verdict == VERDICT_NOT_MODIFIED else 412
-        response.headers_length = object.not_modified_length if verdict == VERDICT_NOT_MODIFIED else 0
-        response.needs_empty_line = 1
-        response.body_length = 0
-        if verdict == VERDICT_FAILED:
-            response.content_length = 0
-        return
-    if verdict == VERDICT_UNSATISFIABLE:
-        response.status = 416
-        response.headers_length = 0
-        response.needs_empty_line = 1
-        response.body_length = 0
-        response.extra = engine.lines
-        response.extra_length = <uint32_t>snprintf(engine.lines, 64, b"Content-Range: bytes */%llu\r\n",
-                                                   <unsigned long long>object.payload_length)
-    elif verdict == VERDICT_RANGE:
-        response.status = 206
-        response.body += first
-        response.file_offset = <int64_t>first
-        response.body_length = last - first + 1
-        response.extra = engine.lines
-        response.extra_length = <uint32_t>snprintf(
-            engine.lines, 96, b"Content-Range: bytes %llu-%llu/%llu\r\n", <unsigned long long>first,
-            <unsigned long long>last, <unsigned long long>object.payload_length)
-    elif not object.flags & OBJECT_FILE:
-        response.extra = engine.lines
-        response.extra_length = <uint32_t>snprintf(engine.lines, 40, b"Age: %llu\r\n", <unsigned long long>(
-            (engine.now_us - object.checked_us) // 1000000))
-    response.content_length = <int64_t>response.body_length
-    forbid_body(response)
-
-
-cdef void forbid_body(Response *response) noexcept nogil:
-    """204 and 304 have none, whatever a handler gave (RFC 9110 section 6.4.1)."""
-    if response.status == 204 or response.status == 304:
-        response.content_length = -1
-        response.body_length = 0
-
-
-cdef void describe_answer(Request *request, Response *response) noexcept nogil:
-    """A handler's response, in its lane's arena."""
-    cdef const Completion *completion = &request.answer.completion
-    response.status = completion.status
-    response.headers = completion_text(request.answer.lane, completion)
-    response.headers_length = completion.headers_length
-    response.body = response.headers + completion.headers_length
-    response.body_length = completion.body_length
-    # Shared by several requests: each needs its own header lines, which then do not lie before the body.
-    if request.answer.references == 1 and completion.offset:
-        response.room_before = RESPONSE_HEAD_ROOM_BYTES
-    response.content_length = completion.body_length
-    forbid_body(response)
-
-
-cdef void describe_status(Engine *engine, const Request *request, Response *response) noexcept nogil:
-    """The status in plain text, for people."""
-    cdef char *text = engine.lines + request.extra_length
-    cdef int status = request.status
-    response.status = status
-    response.extra = request.extra
-    response.extra_length = request.extra_length
-    if status == 204:
-        response.needs_empty_line = 1
-        return
-    response.headers = b"Content-Type: text/plain; charset=utf-8\r\n\r\n"
-    response.headers_length = 43
-    response.body = text
-    # The status line, without its "HTTP/1.1 " and with a plain line end.
-    response.body_length = <uint64_t>snprintf(text, 64, b"%.*s\n", <int>engine.status_lengths[status] - 11,
-                                              engine.status_lines[status] + 9)
-    response.content_length = <int64_t>response.body_length
-
-
-cdef int send_response(void *engine_data, void *connection_data, void *request_data) noexcept nogil:
-    """The Send Engine: whatever was derived becomes bytes, a line in the log, and a counted outcome."""
-    cdef Engine *engine = <Engine *>engine_data
-    cdef Connection *connection = <Connection *>connection_data
-    cdef Request *request = <Request *>request_data
-    cdef Response response
-    cdef Answer *answer = NULL
-    if connection.owed and request.deferred is NULL:
-        # Law 1 is kept here, whatever a table says: it is derived anew when nothing before it is owed any more.
-        if request.file >= 0:
-            engine.driver.close_file(engine, request.file)
-        return EVENT_OWED
-    describe(request, &response)
-    if engine.draining and connection.owed <= 1:
-        response.keep_alive = 0
-    if request.object is not NULL:
-        describe_object(engine, request, &response)
-        if request.file >= 0:
-            response.file = request.file
-            if response.body_length == 0 or response.head_only:
-                engine.driver.close_file(engine, request.file)
-                response.file = -1
-        elif response.body_length > engine.limits.zero_copy_size_bytes_min // 2:
-            answer = hold_object(engine, request.object)
-            response.answer = answer
-    elif request.answer is not NULL:
-        describe_answer(request, &response)
-        response.answer = request.answer
-        if request.answer.completion.ttl_s:
-            keep_answer(engine, request)
-    else:
-        describe_status(engine, request, &response)
-    respond(engine, connection, &response)
-    answer_drop(engine, answer)
-    log_response(engine, connection, request, &response)
-    engine.counters.outcomes[request.outcome] += 1
-    return EVENT_SENT
-
-
-cdef Answer *hold_object(Engine *engine, CacheObject *object) noexcept nogil:
-    cdef Answer *answer = answer_new(engine, ANSWER_OBJECT)
-    if answer is not NULL:
-        cache_hold(object)
-        answer.object = object
-    return answer
-
-
-cdef void log_response(Engine *engine, const Connection *connection, const Request *request,
-                       const Response *response) noexcept nogil:
-    cdef uint64_t length = 0 if response.head_only else response.body_length
-    cdef const Deferred *deferred = request.deferred
-    cdef const Head *head = request.head
-    cdef const char *data = request.data
-    cdef const char *end
-    cdef uint32_t line_length
-    if engine.log.fd < 0:
-        return
-    if deferred is not NULL:
-        data = <const char *>deferred.slab + deferred.head_offset
-        log_line(engine, connection, data + deferred.request_line.offset, deferred.request_line.length, response.status,
-                 length, data + deferred.referer.offset, deferred.referer.length, data + deferred.user_agent.offset,
-                 deferred.user_agent.length)
-    elif head.head_length == 0:
-        end = <const char *>memchr(data, c'\r', min(request.available, <uint32_t>LOGGED_GARBAGE_MAX))
-        line_length = min(request.available, <uint32_t>LOGGED_GARBAGE_MAX)
-        if end is not NULL:
-            line_length = <uint32_t>(end - data)
-        log_line(engine, connection, data, line_length, response.status, length, NULL, 0, NULL, 0)
-    else:
-        log_line(engine, connection, data + head.method_name.offset,
-                 head.target.offset + head.target.length + 9 - head.method_name.offset, response.status, length,
-                 data + head.known[<int>HEADER_REFERER].offset, head.known[<int>HEADER_REFERER].length,
-                 data + head.known[<int>HEADER_USER_AGENT].offset, head.known[<int>HEADER_USER_AGENT].length)
-
-
-cdef void keep_answer(Engine *engine, Request *request) noexcept nogil:
-    """Puts a handler's answer into the cache, if what asked for it lets it (RFC 9111 section 3)."""
-    cdef const Deferred *deferred = request.deferred
-    cdef const Completion *completion = &request.answer.completion
-    cdef const char *text = completion_text(request.answer.lane, completion)
-    cdef char key[KEY_SIZE_MAX]
-    cdef Head head
-    cdef Request asked
-    cdef uint32_t length, scanned = 0
-    cdef CacheObject *object
-    if deferred.method != METHOD_GET:
-        return
-    asked.data = <const char *>deferred.slab + deferred.head_offset
-    asked.head = &head
-    asked.route = deferred.route
-    if parse_head(asked.data, deferred.head_length, &scanned, &engine.limits.head, &head) <= 0:
-        return
-    if head.flags & HEAD_CREDENTIALS and not completion.flags & COMPLETION_PUBLIC:
-        return
-    length = request_key(engine, &asked, key, KEY_SIZE_MAX)
-    if length == 0:
-        return
-    object = object_new(hash_bytes(key, length, engine.seed), key, length, completion.headers_length,
-                        completion.tags_length, completion.body_length)
-    if object is NULL:
-        return
-    memcpy(object_header(object), text, completion.headers_length)
-    memcpy(object_payload(object), text + completion.headers_length, completion.body_length)
-    memcpy(object_tags(object), text + completion.headers_length + completion.body_length, completion.tags_length)
-    object.status = completion.status
-    if completion.flags & COMPLETION_PUBLIC:
-        object.flags |= OBJECT_PUBLIC
-    object.checked_us = engine.now_us
-    object.expires_us = engine.now_us + <uint64_t>completion.ttl_s * 1000000
-    cache_insert(engine.cache, object)
-    cache_drop(object)
-    engine.keeps_answers = 1
 
 
 # --- requests that come back from user mode --------------------------------------------------------------------------

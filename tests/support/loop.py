@@ -1,7 +1,7 @@
 """An engine turned by hand: no sockets, no threads, no clock but the test's own.
 
 A turn takes what was fed, answers what it can, and dispatches batches. Workers run only when `work` or `settle` says
-so, so a test decides how long a handler takes. Time stands still unless a turn is told how much of it has passed.
+so, so a test decides how long a handler takes, and how much time has passed before a turn.
 """
 
 import re
@@ -14,7 +14,6 @@ import batchbridge as bb
 from batchbridge.cython_ext.memory import MemoryEngine
 from batchbridge.cython_ext.worker import Worker
 
-START_US = 1_000_000_000_000
 ROUNDS_MAX = 20_000
 DATE = re.compile(rb"Date: [^\r]*\r\n")
 IPV4, IPV6 = 2, 10
@@ -26,7 +25,7 @@ def make_server(*, lifespan: Any = None, **settings: Any) -> bb.Server:
 
 
 class Loop:
-    """The engine of a server, and its workers. `inline`: one worker, which runs within turns, on the real clock."""
+    """The engine of a server, and its workers. `inline`: the first worker runs within turns, as soon as it can."""
 
     def __init__(
         self, server: bb.Server, *, lanes: int = 1, late_sends: bool = False, inline: bool = False, **settings: Any
@@ -41,12 +40,10 @@ class Loop:
         state = self._stack.enter_context(server.entered())
         for worker in self.workers:
             worker.state = state
-        self.is_inline = inline
         if inline:
             self.engine.set_inline_worker(self.workers[0])
         server.engines.append(self.engine)
         server.machine.table.listeners.append(self.engine.set_table)
-        self.now_us = START_US
         self.turn()
 
     def __enter__(self) -> "Loop":
@@ -87,11 +84,8 @@ class Loop:
 
     def turn(self, after_us: int = 0, *, more_input: bool = False) -> bool:
         """One turn, so much later than the last one; whether another one would do something at once."""
-        if self.is_inline:  # handlers take time, which the engine sees
-            self.engine.advance(after_us)
-            return self.engine.turn(None, more_input)
-        self.now_us += after_us
-        return self.engine.turn(self.now_us, more_input)
+        self.engine.advance(after_us)
+        return self.engine.turn(None, more_input)
 
     def work(self, batches_max: int | None = None) -> int:
         """Lets workers run what was dispatched to them, in turn; how many batches they ran."""
