@@ -1,8 +1,7 @@
-# Requests that go to user mode, the engine's side: into a route's queue, off in batches, back as answers.
-from libc.stdint cimport uint32_t, uint64_t
+# Requests into queues: a route's slabs, and what a request leaves in them.
+from libc.stdint cimport uint32_t
 
-from batchbridge.cython_ext.core cimport Connection, Deferred, Engine, Request
-from batchbridge.cython_ext.bridge cimport Lane, Slab
+from batchbridge.cython_ext.core cimport Connection, Engine, Request, Route
 
 
 cdef enum DeferResult:
@@ -13,24 +12,8 @@ cdef enum DeferResult:
 # Puts a request into its route's queue and onto its connection's list of what is owed.
 cdef int defer_request(Engine *engine, Connection *connection, Request *request) noexcept nogil
 
-# Lets every batch leave that may leave now; sets engine.batch_deadline_us for those that may leave later. Returns how
-# many left.
-cdef uint32_t dispatch_batches(Engine *engine) noexcept nogil
-
-# Takes what workers have answered: marks requests ready, and their connections to be looked at. Returns how many
-# batches ended.
-cdef uint32_t collect_answers(Engine *engine) noexcept nogil
-
-# Answers what has waited too long (time-outs of routes); the next such moment goes into engine.next_deadline_us.
-cdef void expire_deferred(Engine *engine) noexcept nogil
-
-# The record of an answered request is done with; takes it off its connection's list, whose first one it must be.
-cdef void deferred_finish(Engine *engine, Deferred *deferred) noexcept nogil
-
-# The connection is gone: nobody waits for its answers any more. Returns how many were owed.
-cdef uint32_t abandon_deferred(Engine *engine, Connection *connection) noexcept nogil
-
-cdef void defer_free(Engine *engine) noexcept nogil
+# Takes slabs off a queue's front that have no waiting item and will get no more.
+cdef void queue_trim(Engine *engine, Route *route) noexcept nogil
 
 # Bytes by which the cache knows an answer, or by which two requests are identical: path and query, NUL, authority, NUL,
 # the values of the headers that the route varies by. Returns their number, or 0 when `room` is too small.

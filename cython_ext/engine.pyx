@@ -27,7 +27,8 @@ from batchbridge.cython_ext.connection cimport (
 from batchbridge.cython_ext.core cimport (
     LANES_MAX, NO_ROUTE, OUTCOME_BATCH, OUTCOME_COUNT, OUTCOME_REMOTE, ROUTES_MAX, Answer, Connection, Deferred, Engine,
     Route)
-from batchbridge.cython_ext.defer cimport collect_answers, defer_free, dispatch_batches, expire_deferred
+from batchbridge.cython_ext.deferred cimport defer_free
+from batchbridge.cython_ext.dispatch cimport collect_answers, dispatch_batches, expire_deferred
 from batchbridge.cython_ext.files cimport files_free, files_prepare
 from batchbridge.cython_ext.http cimport http_protocol
 from batchbridge.cython_ext.route cimport compile_template, route_free

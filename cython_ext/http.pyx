@@ -18,7 +18,8 @@ from batchbridge.cython_ext.chunked cimport decode_chunked
 from batchbridge.cython_ext.core cimport (
     CONNECTION_OPEN, IS_FINAL, IS_REFUSED, NO_ROUTE, OUTCOME_ERROR_4XX, OUTCOME_ERROR_5XX, OUTCOME_FILE, OUTCOME_HIT,
     OUTCOME_LOCAL, Connection, Deferred, Engine, Input, Request, Route)
-from batchbridge.cython_ext.defer cimport DEFER_TAKEN, defer_request, deferred_finish, request_key
+from batchbridge.cython_ext.defer cimport DEFER_TAKEN, defer_request, request_key
+from batchbridge.cython_ext.deferred cimport deferred_finish
 from batchbridge.cython_ext.files cimport (
     FILE_ABSENT, FILE_DIRECTORY, FILE_LISTING, FILE_OBJECT, FILE_OPEN, File, file_open, file_unchanged)
 from batchbridge.cython_ext.machine cimport Protocol, resume_machine
