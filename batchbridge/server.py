@@ -455,8 +455,8 @@ class Server:
             self.config = self.config.replace(access_log=fresh.access_log)
             self.reopen_log()
             differing.remove("access_log")
-        for path, policy in policies.items():
-            self.set_policy(path, **{name: getattr(policy, name) for name in policy.__dataclass_fields__})
+        for path, changed in policies.items():
+            self.set_policy(path, **{name: getattr(changed, name) for name in changed.__dataclass_fields__})
         self.config = self.config.replace(routes=fresh.routes)
         return [name for name in differing if name != "routes"]
 

@@ -390,7 +390,7 @@ cdef void flush(Engine *engine, Connection *connection) noexcept nogil:
     if not is_over(connection):
         if length:
             engine.driver.send(engine, connection, connection.leaving, length)
-    elif connection.flags & IS_REFUSED or (connection.input is not NULL and not connection.flags & IS_EOF):
+    elif not connection.flags & IS_EOF and (connection.flags & IS_REFUSED or connection.input is not NULL):
         # The client may still be sending: close gently, so that a reset costs it no response.
         connection.state = CONNECTION_LINGERS
         set_deadline(engine, connection, engine.limits.linger_timeout_us)
