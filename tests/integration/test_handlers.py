@@ -260,7 +260,6 @@ def test_an_array_outlives_its_batch(bench: Bench) -> None:
         np.arange(6, dtype="<i2").reshape(3, 2),
         np.arange(12, dtype="<f8").reshape(3, 2, 2)[:, ::-1],
         np.zeros((3, 0)),
-        np.array([b"abc", b"de", b""]),
         np.array([True, False, True]),
         np.arange(6, dtype="<i4").reshape(2, 3).T,
     ],
@@ -273,6 +272,14 @@ def test_an_array_of_answers(bench: Bench, result: np.ndarray) -> None:
         replies = client.replies(*["GET"] * 3)
     assert [(reply.status, reply.body) for reply in replies] == [(200, result[at : at + 1].tobytes()) for at in range(3)]
     assert replies[0]["content-type"] == "application/octet-stream"
+
+
+@pytest.mark.parametrize("result", [np.array([b"abc", b"de", b""]), np.array(["abc", "de", ""])], ids=["bytes", "str"])
+def test_an_array_of_texts_is_one_entry_an_item(bench: Bench, result: np.ndarray) -> None:
+    bench.route("/r", policy="fixed", max_batch_size=3, max_queue_delay_us=2_000_000)(lambda batch: result)
+    with bench as client:
+        client.send(head("GET", "/r") * 3)
+        assert [reply.body for reply in client.replies(*["GET"] * 3)] == [b"abc", b"de", b""]
 
 
 # --- what a handler gives back ----------------------------------------------------------------------------------------

@@ -190,5 +190,5 @@ def test_settings_and_errors_import_nothing_heavy():
         "heavy = {'rich', 'prometheus_client', 'numpy', 'pyuring', 'http.server', 'urllib.request', 'matplotlib'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
