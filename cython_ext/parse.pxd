@@ -9,14 +9,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 from batchbridge.cython_ext.chunked cimport ChunkDecoder, decode_chunked
 
 
-cdef extern from *:
-    """
-    #ifndef BB_PARSE_LAYOUT
-    #define BB_PARSE_LAYOUT
-    #include <stdint.h>
-    typedef struct { uint32_t offset, length; } bb_slice;
-    #endif
-    """
+cdef extern from "shared.h":
     # Part of a head: bytes [offset, offset + length). An absent part has length 0 and offset 0; an empty but present
     # one has length 0 and offset > 0.
     ctypedef struct Slice "bb_slice":
