@@ -5,9 +5,6 @@
 # head can be moved or shared with another address space as it stands.
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t
 
-# For `verify`, until it asks `chunked` itself.
-from batchbridge.cython_ext.chunked cimport ChunkDecoder, decode_chunked
-
 
 cdef extern from "shared.h":
     # Part of a head: bytes [offset, offset + length). An absent part has length 0 and offset 0; an empty but present

@@ -3,7 +3,7 @@
 # Pure: it reads the bytes it is given, keeps what it knows in the structure it is given, allocates nothing.
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
-from batchbridge.cython_ext.parse cimport ChunkDecoder
+from batchbridge.cython_ext.chunked cimport ChunkDecoder
 
 
 cdef enum:

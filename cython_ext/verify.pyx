@@ -9,7 +9,7 @@ The rules:
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy, memset
 
-from batchbridge.cython_ext.parse cimport decode_chunked
+from batchbridge.cython_ext.chunked cimport decode_chunked
 
 
 cdef extern from "<string.h>" nogil:
