@@ -65,16 +65,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
     console = Console()
     if not options.root.is_dir():
-        console.print(f"--root: {options.root} is not a folder", style="red", highlight=False)
+        print(f"--root: {options.root} is not a folder", file=sys.stderr)
         return 2
     documents = document_exchanges(options.root, DOCUMENTS, DOCUMENT_SIZE_BYTES_MAX, DOCUMENT_SHARE)
     if not documents:
-        console.print(f"--root: {options.root} has no file to serve", style="red", highlight=False)
+        print(f"--root: {options.root} has no file to serve", file=sys.stderr)
         return 2
     try:
         engine, points = measure(console, options, documents)
     except (ServerError, WrongAnswersError) as error:
-        console.print(f"demo: {error}", style="red", highlight=False, soft_wrap=True)
+        print(f"demo: {error}", file=sys.stderr)
         return 1
     summary = summarise(points)
     console.print(table(summary, engine, options))
@@ -268,4 +268,7 @@ def draw(path: Path, points: dict[int, list[Point]], engine: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

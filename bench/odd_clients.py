@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
-from .soak_traffic import BATCH, FILE, HUGE_SIZE_BYTES, LARGE_SIZE_BYTES, REFUSED, Tally
+from .soak_traffic import BATCH, FILE, HUGE_SIZE_BYTES, LARGE_SIZE_BYTES, REFUSED, UNEXPECTED, Tally
 from .traffic import request_bytes
 
 #: No act waits longer than this for anything.
@@ -122,7 +122,7 @@ class OddClient:
         """Reads a response and compares it."""
         got, content = wire.answer()
         if got:
-            self.tally.outcomes[outcome] += 1
+            self.tally.outcomes[outcome if got == status else UNEXPECTED] += 1
         if got != status:
             self.fault(f"{what}: status {got or 'none'} instead of {status}")
         elif body is not None and content != body:

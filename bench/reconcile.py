@@ -110,11 +110,10 @@ def against_clients(stats: Mapping[str, Any], tally: Tally) -> list[Check]:
 
 
 def against_log(stats: Mapping[str, Any], lines: int) -> list[Check]:
-    """A response, a line; but for those that a disk cost that stood still for longer than the buffer lasts."""
-    counted, log = stats["requests"]["outcomes"], stats["log"]
-    responses = sum(counted.values()) - counted["client_gone"]
+    """A request, a line; but for those that a disk cost that stood still for longer than the buffer lasts."""
+    log, requests = stats["log"], stats["requests"]["read"]
     return [
         equal("log lines", "in the file", lines, "counted", log["lines"]),
-        equal("log and responses", "lines counted", log["lines"] + log["lines_lost"], "responses", responses),
-        at_most("log lines lost", "there are", log["lines_lost"], responses * LINES_LOST_SHARE_MAX),
+        equal("log and requests", "lines counted", log["lines"] + log["lines_lost"], "requests read", requests),
+        at_most("log lines lost", "there are", log["lines_lost"], requests * LINES_LOST_SHARE_MAX),
     ]

@@ -4,8 +4,8 @@
 
 Rounds of a few seconds: files, handlers, pipelines and a connection for each request, with overload, slow, broken,
 hostile and vanishing clients beside them. After each round all clients leave, and the server must be at rest: nothing
-under way, every request read counted once and as the clients saw it, a line in the access log for each response, as
-many descriptors open as before. At the end its memory is compared with that after the warm-up. Ends with 1 and a
+under way, every request read counted once and as the clients saw it, a line in the access log for each, as many
+descriptors open as before. At the end its memory is compared with that after the warm-up. Ends with 1 and a
 sentence for each thing that does not hold.
 
 Without --engine, all engines that run here share the time.
@@ -48,6 +48,8 @@ REST_PATIENCE_S = 15.0
 #: Growth of the heap from the warm-up to the end that is no leak: fragments, and tables at their high-water mark.
 GROWTH_BYTES_MAX = 4 * 1024 * 1024
 WARMUP_SHARE = 0.34
+#: Of what clients found wrong, so much is told in full.
+FAULTS_TOLD = 8
 
 SETTINGS = {
     "header_timeout": "1s",
@@ -142,7 +144,7 @@ def soak(console: Console, engine: str, seconds: float, seed: int) -> list[Check
                 round_s = max(0.5, left_s / (rounds - number + 1) - 3)
                 total.add(play(server, traffic, (root / "large.bin").read_bytes(), round_s, seed * 1000 + number))
                 look(server, watch, log)
-                console.print(progress_line(server.engine, started, total, watch), highlight=False)
+                console.print(progress_line(server.engine, started, total, watch), highlight=False, soft_wrap=True)
             checks = [*examine(server, total, watch), *watched(watch)]
             checks.append(equal("end", "exit status", server.stop(), "it should be", 0))
             errors = len(re.findall("Traceback| ERROR ", server.errors))
@@ -219,10 +221,13 @@ def count_lines(path: Path) -> int:
 def examine(server: ServerProcess, total: Tally, watch: Watch) -> list[Check]:
     stats = server.stats()
     checks = at_rest(stats) + within(stats) + against_clients(stats, total) + against_log(stats, watch.log_lines)
-    checks += [Check("clients", "", f"{fault}.") for fault in total.faults[:10]]
     if not total.faults:
-        checks.append(Check("clients", f"{total.responses:,} answers right"))
-    return checks
+        return [*checks, Check("clients", f"{total.responses:,} answers right")]
+    further = "" if len(total.faults) <= FAULTS_TOLD else f", and {len(total.faults) - FAULTS_TOLD} more faults"
+    return [
+        *checks,
+        Check("clients", f"{len(total.faults)} faults", "; ".join(total.faults[:FAULTS_TOLD]) + further + "."),
+    ]
 
 
 def watched(watch: Watch) -> list[Check]:
@@ -239,7 +244,7 @@ def watched(watch: Watch) -> list[Check]:
 
 
 def progress_line(engine: str, started: float, total: Tally, watch: Watch) -> str:
-    state = f"{len(total.faults)} faults" if total.faults else "all answers right"
+    state = f"{len(total.faults)} faults ({total.faults[0]})" if total.faults else "all answers right"
     return (
         f"{time.monotonic() - started:6.0f} s  {engine}: {total.responses:,} responses, {state}; heap "
         f"{watch.anon_bytes[-1] / 1e6:.1f} MB, shared {watch.shmem_bytes[-1] / 1e6:.1f} MB, "
@@ -258,4 +263,7 @@ def verdict(engine: str, checks: list[Check]) -> Table:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

@@ -27,6 +27,8 @@ LARGE_SIZE_BYTES = 1_600_000
 HUGE_SIZE_BYTES = 16_000_000
 
 FILE, BATCH, KEPT, LOCAL, REFUSED, FAILED = "file", "batch", "kept", "local", "error_4xx", "error_5xx"
+#: Responses with a status that was none of the right ones.
+UNEXPECTED = "unexpected"
 
 
 @dataclass
@@ -61,7 +63,7 @@ class Case:
 
     def counted(self, answered: dict[int, int]) -> Counter[str]:
         """The outcomes of so many answers by status."""
-        found: Counter[str] = Counter()
+        found = Counter({UNEXPECTED: answered.get(0, 0)})
         for status, outcome in zip(self.exchange.statuses, self.outcomes, strict=True):
             found[outcome] += answered.get(status, 0)
         return found

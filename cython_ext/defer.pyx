@@ -203,7 +203,7 @@ cdef int defer_request(Engine *engine, Connection *connection, Request *request)
         if key_length:
             hash = hash_bytes(key, key_length, 1) | 1
             owner = find_identical(engine, hash, request.route, key, key_length)
-    if owner is NULL and route.waiting >= route.policy.max_queue_size:
+    if owner is NULL and route.waiting - route.waiting_dead >= route.policy.max_queue_size:
         route.queue_full += 1
         return DEFER_FULL
     slab = slab_for(engine, route, request.route, head.head_length,

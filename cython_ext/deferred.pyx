@@ -142,7 +142,7 @@ cdef void mark_ready(Engine *engine, Deferred *deferred) noexcept nogil:
         mark_held(engine, deferred.connection)
 
 
-cdef void let_go_of_item(Deferred *deferred, uint32_t why) noexcept nogil:
+cdef void let_go_of_item(Engine *engine, Deferred *deferred, uint32_t why) noexcept nogil:
     """This record no longer waits for its item: whoever shares it takes over, or the item is no longer wanted.
 
     An heir is not found by identical requests any more: the key's bytes lie in a slab that it does not hold.
@@ -160,8 +160,11 @@ cdef void let_go_of_item(Deferred *deferred, uint32_t why) noexcept nogil:
         if heir is NULL:
             item.deferred = NO_DEFERRED
             item.cancelled = why
+            if deferred.item >= deferred.item_slab.dispatched:
+                engine.routes[deferred.route].waiting_dead += 1
         else:
             item.deferred = heir.index
+            item.arrived_us = heir.arrived_us
             heir.item = deferred.item
             heir.item_slab = deferred.item_slab
             heir.followed = 0
@@ -177,7 +180,7 @@ cdef void answer_by_status(Engine *engine, Deferred *deferred, int status) noexc
     if deferred.ready:
         return
     bucket_remove(engine, deferred)
-    let_go_of_item(deferred, CANCELLED_EXPIRED)
+    let_go_of_item(engine, deferred, CANCELLED_EXPIRED)
     deferred.status = status
     mark_ready(engine, deferred)
 
@@ -189,7 +192,7 @@ cdef uint32_t abandon_deferred(Engine *engine, Connection *connection) noexcept 
         deferred = connection.first
         if not deferred.ready:
             bucket_remove(engine, deferred)
-            let_go_of_item(deferred, CANCELLED_GONE)
+            let_go_of_item(engine, deferred, CANCELLED_GONE)
         log_gone(engine, deferred)
         deferred_finish(engine, deferred)
     return owed

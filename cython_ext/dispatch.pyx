@@ -101,6 +101,7 @@ cdef uint32_t leave(Engine *engine, Route *route, int number, uint32_t size, uin
     slab.dispatched += size
     slab.done += dropped
     route.waiting -= size
+    route.waiting_dead -= dropped
     if dispatch.count:
         lane = free_lane(engine)
         slab.batches_dispatched += 1
@@ -238,9 +239,8 @@ cdef void expire_queue(Engine *engine, Route *route) noexcept nogil:
     while slab is not NULL:
         items = slab_items(slab)
         for index in range(slab.dispatched, slab.filled):
-            if items[index].arrived_us > limit_us:
-                return
-            if items[index].deferred != NO_DEFERRED and not items[index].cancelled:
+            # Not in order of arrival: who takes over a shared item has come later than its place says.
+            if items[index].arrived_us <= limit_us and items[index].deferred != NO_DEFERRED and not items[index].cancelled:
                 answer_by_status(engine, deferred_at(engine, items[index].deferred), STATUS_UNAVAILABLE)
         slab = NULL if slab.next == NO_SLAB else slab_at(&engine.slabs, slab.next)
 

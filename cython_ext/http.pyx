@@ -16,8 +16,8 @@ from batchbridge.cython_ext.cache cimport (
     OBJECT_FILE, OBJECT_PUBLIC, CacheObject, cache_find, cache_insert, cache_remove, hash_bytes)
 from batchbridge.cython_ext.chunked cimport decode_chunked
 from batchbridge.cython_ext.core cimport (
-    CONNECTION_OPEN, IS_FINAL, IS_REFUSED, NO_ROUTE, OUTCOME_ERROR_4XX, OUTCOME_ERROR_5XX, OUTCOME_FILE, OUTCOME_HIT,
-    OUTCOME_LOCAL, Connection, Deferred, Engine, Input, Request, Route)
+    CONNECTION_OPEN, IS_FINAL, IS_REFUSED, NO_ROUTE, OUTCOME_FILE, OUTCOME_HIT, Connection, Deferred, Engine, Input,
+    Request, Route)
 from batchbridge.cython_ext.defer cimport DEFER_TAKEN, defer_request, request_key
 from batchbridge.cython_ext.deferred cimport deferred_finish
 from batchbridge.cython_ext.files cimport (
@@ -411,11 +411,6 @@ cdef int derive_status_response(void *engine_data, void *connection_data, void *
     request.answer = NULL
     if request.status == 0:
         request.status = 500        # a table led here without a reason
-    request.outcome = OUTCOME_LOCAL
-    if request.status >= 500:
-        request.outcome = OUTCOME_ERROR_5XX
-    elif request.status >= 400:
-        request.outcome = OUTCOME_ERROR_4XX
     if request.status == 405 or (request.status == 204 and request.allowed_methods):
         request.extra = engine.lines
         request.extra_length = <uint32_t>put_allow(engine.lines, request.allowed_methods)

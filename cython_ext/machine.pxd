@@ -21,7 +21,8 @@ cdef struct Machine:
 
 
 # Runs from `state` until a state without a function is entered; returns that state.
-# An event that the table has no transition for stops in STATE_REFUSED, which the caller treats as its own fault.
+# An event that the table has no transition for, or a table that goes round in a circle, stops in STATE_REFUSED, which
+# the caller treats as its own fault.
 cdef int run_machine(const Machine *machine, int state, void *engine, void *connection, void *request) noexcept nogil
 
 # Gives a machine that waits in `state` an event from outside (an answer, a time-out), and runs on.

@@ -12,14 +12,21 @@ from libc.stdint cimport uint8_t
 from libc.string cimport memset
 
 
+cdef enum:
+    STEPS_MAX = 4 * STATES_MAX      # no sensible table needs as many from one rest to the next
+
+
 cdef int run_machine(const Machine *machine, int state, void *engine, void *connection, void *request) noexcept nogil:
     cdef StateFunction function
-    while state != STATE_REFUSED:
+    cdef int _steps
+    for _steps in range(STEPS_MAX):
+        if state == STATE_REFUSED:
+            return state
         function = machine.functions[state]
         if function is NULL:
-            break
+            return state
         state = machine.next_state[state][function(engine, connection, request)]
-    return state
+    return STATE_REFUSED        # a table that goes round in a circle
 
 
 cdef int resume_machine(const Machine *machine, int state, int event, void *engine, void *connection,

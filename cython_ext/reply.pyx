@@ -17,7 +17,8 @@ from batchbridge.cython_ext.cache cimport (
     object_new, object_payload, object_tags)
 from batchbridge.cython_ext.conditional cimport (
     VERDICT_FAILED, VERDICT_NOT_MODIFIED, VERDICT_RANGE, VERDICT_UNSATISFIABLE, Validators, evaluate)
-from batchbridge.cython_ext.core cimport ANSWER_OBJECT, Answer, Connection, Deferred, Engine, Request
+from batchbridge.cython_ext.core cimport (
+    ANSWER_OBJECT, OUTCOME_ERROR_4XX, OUTCOME_ERROR_5XX, OUTCOME_LOCAL, Answer, Connection, Deferred, Engine, Request)
 from batchbridge.cython_ext.defer cimport request_key
 from batchbridge.cython_ext.http cimport EVENT_OWED, EVENT_SENT
 from batchbridge.cython_ext.parse cimport (
@@ -169,15 +170,25 @@ cdef int send_response(void *engine_data, void *connection_data, void *request_d
     elif request.answer is not NULL:
         describe_answer(request, &response)
         response.answer = request.answer
+        if response.status >= 400:
+            request.outcome = outcome_of(response.status)
         if request.answer.completion.ttl_s:
             keep_answer(engine, request)
     else:
+        request.outcome = outcome_of(request.status)
         describe_status(engine, request, &response)
     respond(engine, connection, &response)
     answer_drop(engine, answer)
     log_response(engine, connection, request, &response)
     engine.counters.outcomes[request.outcome] += 1
     return EVENT_SENT
+
+
+cdef int outcome_of(int status) noexcept nogil:
+    """An error is counted by its class, whoever made it."""
+    if status >= 500:
+        return OUTCOME_ERROR_5XX
+    return OUTCOME_ERROR_4XX if status >= 400 else OUTCOME_LOCAL
 
 
 cdef Answer *hold_object(Engine *engine, CacheObject *object) noexcept nogil:

@@ -145,6 +145,31 @@ def test_a_second_signal_ends_at_once(engine: str, folder: Path) -> None:
         assert time.monotonic() - since < 2 and "Traceback" not in command.errors
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_that_another_thread_takes(engine: str, folder: Path, number: int) -> None:
+    # The kernel may give a process's signal to any of its threads, though Python handles it in the main one.
+    arguments = ["site", "--app", "app.py:server", "--access-log", "access.log"]
+    with Command(*arguments, folder=folder, engine=engine) as command:
+        process = command.process.pid
+        threads = [int(task.name) for task in Path(f"/proc/{process}/task").iterdir() if int(task.name) != process]
+        (folder / "access.log").unlink()
+        tgkill(process, max(threads), number)
+        if number == signal.SIGUSR1:
+            await_true((folder / "access.log").exists, 3.0, "the log is opened anew")
+        else:
+            assert command.wait(5) == 0
+
+
+def tgkill(process: int, thread: int, number: int) -> None:
+    import ctypes
+    import platform
+
+    call = {"x86_64": 234, "aarch64": 131}.get(platform.machine())
+    if call is None:
+        skip("no-tgkill", f"the number of tgkill on {platform.machine()} is not known here")
+    assert ctypes.CDLL(None, use_errno=True).syscall(call, process, thread, number) == 0
+
+
 def test_an_idle_server_uses_no_time(engine: str, folder: Path) -> None:
     with Command("site", "--app", "app.py:server", folder=folder, engine=engine) as command:
         held = [Client(command.url) for _ in range(5)]

@@ -17,7 +17,9 @@ from batchbridge.cython_ext.load import Exchange, Load, bucket_bounds, percentil
 from batchbridge.cython_ext.verify import crc32_of, read_all
 from support.skips import skip_if
 
-needs_ring = skip_if(bool(ring.probe()["ring_error"]), "no-io-uring", "the load generator sends and receives by io_uring")
+needs_ring = skip_if(
+    bool(ring.probe()["ring_error"]), "no-io-uring", "the load generator sends and receives by io_uring"
+)
 
 STATUS, LENGTH, BODY = 1, 2, 4
 GET = b"GET /a HTTP/1.1\r\nHost: t\r\n\r\n"
@@ -42,7 +44,10 @@ def right(body_length: int, status: int = 200, closes: bool = False) -> tuple[in
         (b"HTTP/1.1 200 OK\r\ncOnTeNt-lEnGtH:  5 \r\nConnection: x, Close\r\n\r\nhello", [right(5, closes=True)]),
         (b"HTTP/1.0 200 OK\r\nContent-Length: 5\r\n\r\nhello", [right(5, closes=True)]),
         (b"HTTP/1.0 200 OK\r\nContent-Length: 5\r\nConnection: keep-alive\r\n\r\nhello", [right(5)]),
-        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n3;x=y\r\nllo\r\n0\r\nT: t\r\n\r\n", [right(5)]),
+        (
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhe\r\n3;x=y\r\nllo\r\n0\r\nT: t\r\n\r\n",
+            [right(5)],
+        ),
         (b"HTTP/1.1 200 OK\r\n\r\nhello", [right(5, closes=True)]),
     ],
 )
@@ -335,7 +340,9 @@ def test_wrong_answers_are_counted_by_kind_and_the_first_is_told():
         figures = run.run()
         counts = run.answered()
     assert sums(figures)[:3] == (200, 200, 0)
-    assert [counts[0][0], counts[1][200], counts[2][200]] == [figures["wrong"][kind] for kind in ("status", "length", "body")]
+    assert [counts[0][0], counts[1][200], counts[2][200]] == [
+        figures["wrong"][kind] for kind in ("status", "length", "body")
+    ]
     assert figures["wrong"]["answers"] == 200 - counts[3][200]
     assert figures["wrong_example"].split(": ")[1].startswith(("status 500", "4 bytes", "the body"))
 
