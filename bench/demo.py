@@ -14,6 +14,7 @@ policy allows; so `max_batch_size` is what limits the batch, and the achieved si
 from __future__ import annotations
 
 import argparse
+import os
 import random
 import sys
 from collections.abc import Iterator, Sequence
@@ -66,6 +67,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console()
     if not options.root.is_dir():
         print(f"--root: {options.root} is not a folder", file=sys.stderr)
+        return 2
+    if not os.access(options.output.resolve().parent, os.W_OK):
+        print(f"--output: {options.output.resolve().parent} is no folder that may be written to", file=sys.stderr)
         return 2
     documents = document_exchanges(options.root, DOCUMENTS, DOCUMENT_SIZE_BYTES_MAX, DOCUMENT_SHARE)
     if not documents:

@@ -233,6 +233,7 @@ cdef struct Route:
     uint32_t waiting
     uint32_t waiting_dead           # of them, those that nobody waits for any more
     uint32_t batches_in_flight
+    uint64_t expiry_us              # when one that waits can be due (queue_timeout_us)
     uint64_t worst_latency_us       # of the items answered since a batch last ended
     # Counters, written by the engine alone.
     uint64_t batches

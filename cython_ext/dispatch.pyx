@@ -139,10 +139,9 @@ cdef uint32_t dispatch_route(Engine *engine, int number) noexcept nogil:
                 deadline_us = engine.now_us + <uint64_t>wait_us
                 if engine.batch_deadline_us == 0 or deadline_us < engine.batch_deadline_us:
                     engine.batch_deadline_us = deadline_us
-            if route.policy.queue_timeout_us:
-                deadline_us = oldest.arrived_us + route.policy.queue_timeout_us
-                if engine.next_deadline_us == 0 or deadline_us < engine.next_deadline_us:
-                    engine.next_deadline_us = deadline_us
+            if route.policy.queue_timeout_us and (
+                    engine.next_deadline_us == 0 or route.expiry_us < engine.next_deadline_us):
+                engine.next_deadline_us = route.expiry_us
             break
         left += leave(engine, route, number, min(size, route.policy.max_batch_size), reason)
     return left
@@ -229,20 +228,29 @@ cdef uint32_t collect_answers(Engine *engine) noexcept nogil:
 # --- time-outs -------------------------------------------------------------------------------------------------------
 
 cdef void expire_queue(Engine *engine, Route *route) noexcept nogil:
-    """queue_timeout_us: the oldest items that waited too long are answered, and so dropped before they leave."""
+    """queue_timeout_us: items that waited too long are answered, and so dropped before they leave.
+
+    The queue is walked only when one of them can be due. It is not in order of arrival: who takes over a shared item has
+    come later than its place says.
+    """
     cdef Slab *slab = route.queue_first
-    cdef Item *items
+    cdef Item *item
     cdef uint32_t index
-    cdef uint64_t limit_us = engine.now_us - route.policy.queue_timeout_us
-    if route.policy.queue_timeout_us == 0:
+    cdef uint64_t timeout_us = route.policy.queue_timeout_us
+    cdef uint64_t earliest_us = engine.now_us
+    if timeout_us == 0 or engine.now_us < route.expiry_us:
         return
     while slab is not NULL:
-        items = slab_items(slab)
         for index in range(slab.dispatched, slab.filled):
-            # Not in order of arrival: who takes over a shared item has come later than its place says.
-            if items[index].arrived_us <= limit_us and items[index].deferred != NO_DEFERRED and not items[index].cancelled:
-                answer_by_status(engine, deferred_at(engine, items[index].deferred), STATUS_UNAVAILABLE)
+            item = slab_items(slab) + index
+            if item.deferred == NO_DEFERRED:
+                continue
+            if item.arrived_us + timeout_us <= engine.now_us:
+                answer_by_status(engine, deferred_at(engine, item.deferred), STATUS_UNAVAILABLE)
+            else:
+                earliest_us = min(earliest_us, item.arrived_us)
         slab = NULL if slab.next == NO_SLAB else slab_at(&engine.slabs, slab.next)
+    route.expiry_us = earliest_us + timeout_us
 
 
 cdef void expire_deferred(Engine *engine) noexcept nogil:

@@ -463,6 +463,7 @@ cdef class EngineThread:
         """Stores a route's policy (a BatchPolicy as a dict), in effect from the next batch."""
         policy_from_dict(&self.engine.routes[route].policy, policy)
         self.engine.routes[route].coalesce = bool(policy["coalesce"])
+        self.engine.routes[route].expiry_us = 0
 
     # --- figures ---
 

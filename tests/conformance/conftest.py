@@ -1,4 +1,4 @@
-"""The fixtures of these tests: `site`, served once with each `engine` and module, and the `gate` of its slow handler."""
+"""The fixtures of these tests: `site`, served once a module with each `engine`, and the `gate` of its slow handler."""
 
 from support.serving import engine as engine
 from support.site import gate as gate

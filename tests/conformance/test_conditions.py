@@ -5,6 +5,7 @@ import os
 from email.utils import formatdate, parsedate_to_datetime
 
 import pytest
+
 from support.site import BIG_SIZE_BYTES, FILES, Site
 from support.wire import Reply
 

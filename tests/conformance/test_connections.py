@@ -4,6 +4,7 @@ answers them; and a client that has sent FIN is still answered."""
 import time
 
 import pytest
+
 from support.serving import Gate
 from support.site import Site
 from support.wire import chunked, head

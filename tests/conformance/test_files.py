@@ -6,6 +6,7 @@ import time
 from email.utils import formatdate, parsedate_to_datetime
 
 import pytest
+
 from support.site import FILES, Site, serve_site
 from support.wire import Client
 

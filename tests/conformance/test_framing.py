@@ -4,6 +4,7 @@
 import threading
 
 import pytest
+
 from support.site import Site
 from support.wire import chunked, head
 
@@ -124,7 +125,7 @@ def test_empty_lines_before_a_request_are_passed_over(site: Site) -> None:
         assert client.ask("GET", "/one.txt").body == b"1"
 
 
-# --- Expect: 100-continue ----------------------------------------------------------------------------------------------
+# --- Expect: 100-continue ---------------------------------------------------------------------------------------------
 
 EXPECT = ("Expect", "100-continue")
 

@@ -4,6 +4,7 @@ taken for a request (RFC 9112 section 11, RFC 9110 section 15.5)."""
 import threading
 
 import pytest
+
 from support.serving import make_server, running
 from support.site import Site, make_root
 from support.wire import Client, head
@@ -68,7 +69,8 @@ SMUGGLED = head("POST", "/echo", body=b"smuggled")
 def test_malformed_in_one_piece_cut_and_pipelined(site: Site, kind: str) -> None:
     request, statuses = MALFORMED[kind]
     site.seen.clear()
-    for before, cut in ((b"", None), (b"", 1), (head("GET", "/one.txt"), None), (head("GET", "/items/x"), len(request))):
+    file, route = head("GET", "/one.txt"), head("GET", "/items/x")
+    for before, cut in ((b"", None), (b"", 1), (file, None), (route, len(request))):
         with site.client() as client:
             stream = before + request + SMUGGLED
             pieces = [stream] if cut is None else [stream[at : at + cut] for at in range(0, len(stream), cut)]

@@ -5,6 +5,7 @@ import os
 import time
 
 import pytest
+
 from support.serving import make_server, running
 from support.site import BIG_SIZE_BYTES, FILES, Site, pattern
 from support.wire import Client, await_true, head

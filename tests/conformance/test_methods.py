@@ -2,9 +2,8 @@
 does not take is 405, or 501 where no resource takes it."""
 
 import pytest
-from support.site import Site
 
-CODED_HEADERS_MAY_DIFFER = {"date", "content-length", "transfer-encoding"}
+from support.site import Site
 
 FILE_METHODS = {"GET", "HEAD", "OPTIONS"}
 

@@ -2,6 +2,7 @@
 section 3, RFC 3986)."""
 
 import pytest
+
 from support.site import Site
 from support.wire import head
 

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+import batchbridge as bb
 from support.serving import ENGINES, make_server, require_engine, running
 from support.site import make_root
 from support.wire import Client, chunked, head
-
-import batchbridge as bb
 
 #: Each ends its connection, so that all that was answered can be read to the end.
 LAST = head("GET", "/one.txt", ("Connection", "close"))

@@ -1,4 +1,4 @@
-"""Nothing is lost (law 7): each request read has one counted outcome and one line in the access log, under load, through
+"""Nothing is lost (law 7): each request read has one counted outcome and one line in the access log: under load, through
 a drain, over log rotation and for whatever a client forges."""
 
 import random
@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+import batchbridge as bb
 from support.accesslog import Line, parse
 from support.serving import Command, make_server, running
 from support.wire import Client, await_true, head
-
-import batchbridge as bb
 
 APP = """
 import time
@@ -109,7 +109,12 @@ def test_forged_fields_cannot_make_lines(engine: str, tmp_path: Path) -> None:
         for text in hostile:
             client.ask("GET", "/x", ("User-Agent", text), ("Referer", text))
             client.ask("GET", "/nothing", ("User-Agent", text), ("Referer", text))
-        for request in (b'GET /"\\ HTTP/9\r\n\r\n', b"\x00\x1b[31m\xff\n\r\n", b'" 200 1 "-" "-"\nfake\r\n\r\n', b"\r\r\r\r\n"):
+        for request in (
+            b'GET /"\\ HTTP/9\r\n\r\n',
+            b"\x00\x1b[31m\xff\n\r\n",
+            b'" 200 1 "-" "-"\nfake\r\n\r\n',
+            b"\r\r\r\r\n",
+        ):
             with Client(server.url) as other:
                 other.send(request)
                 assert other.reply().status in (400, 505)
@@ -124,9 +129,7 @@ def test_each_kind_of_outcome_once(engine: str, tmp_path: Path) -> None:
     log = tmp_path / "access.log"
     (tmp_path / "a.txt").write_text("a")
     (tmp_path / "dir").mkdir()
-    server = make_server(
-        engine, root=str(tmp_path), access_log=str(log), header_timeout_s=0.2, file_revalidate_s=60.0
-    )
+    server = make_server(engine, root=str(tmp_path), access_log=str(log), header_timeout_s=0.2, file_revalidate_s=60.0)
     server.batch("/x")(lambda batch: [b"x"] * len(batch))
     server.batch("/bad")(lambda batch: [bb.HTTPError(418)] * len(batch))
     server.batch("/late", timeout_us=50_000)(lambda batch: time.sleep(0.2) or [b""])
@@ -168,7 +171,7 @@ def test_a_handlers_error_counts_alike_with_and_without_words(engine: str) -> No
     assert len({tuple(names) for names in counted.values()}) == 1, counted
 
 
-# --- under load ----------------------------------------------------------------------------------------------------------
+# --- under load -------------------------------------------------------------------------------------------------------
 
 
 class Load:
@@ -237,7 +240,9 @@ def test_under_load(engine: str, tmp_path: Path, folder: Path, engine_threads: i
     stats = server.stats()
     logged: Counter[tuple[str, int]] = Counter((line.request.split(" ")[1], line.status) for line in lines)
     assert logged == got
-    assert len(lines) == stats["requests"]["read"] - stats["requests"]["outcomes"]["client_gone"] == stats["log"]["lines"]
+    assert (
+        len(lines) == stats["requests"]["read"] - stats["requests"]["outcomes"]["client_gone"] == stats["log"]["lines"]
+    )
     assert stats["log"]["lines_lost"] == 0
 
 

@@ -6,10 +6,10 @@ import time
 from typing import Any
 
 import pytest
-from support.serving import make_server, running
-from support.wire import Client, Reply, head
 
 import batchbridge as bb
+from support.serving import make_server, running
+from support.wire import Client, Reply, head
 
 
 class Counting:

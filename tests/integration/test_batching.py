@@ -8,10 +8,10 @@ from functools import partial
 from typing import Any
 
 import pytest
-from support.serving import Gate, make_server, running
-from support.wire import Client, ask, await_true, head, together
 
 import batchbridge as bb
+from support.serving import Gate, make_server, running
+from support.wire import Client, ask, await_true, head, together
 
 
 class Recorder:

@@ -10,11 +10,11 @@ from pathlib import Path
 import httpx
 import pytest
 import requests
+
+import batchbridge as bb
 from support.serving import make_server, running
 from support.site import pattern
 from support.skips import skip
-
-import batchbridge as bb
 
 BIG = pattern((3 << 20) + 5)
 
@@ -32,9 +32,7 @@ def url(engine: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
     @server.batch("/echo", methods=["POST", "PUT"])
     def echo(batch: bb.Batch) -> list[bb.Response]:
-        return [
-            bb.Response(bytes(request.body), content_type=request.headers.get("content-type")) for request in batch
-        ]
+        return [bb.Response(bytes(request.body), content_type=request.headers.get("content-type")) for request in batch]
 
     @server.batch("/f")
     def f(batch: bb.Batch) -> list[bytes]:
@@ -62,7 +60,11 @@ def test_curl(url: str, tmp_path: Path) -> None:
     assert "404" in tool("curl", *quiet, f"{url}/nothing", status=22)
     (tmp_path / "big").write_bytes(BIG)
     # More than 1 MiB: curl waits for 100 Continue.
-    for arguments in (["--data-binary", "@big"], ["--upload-file", "big"], ["--data-binary", "@big", "-H", "Transfer-Encoding: chunked"]):
+    for arguments in (
+        ["--data-binary", "@big"],
+        ["--upload-file", "big"],
+        ["--data-binary", "@big", "-H", "Transfer-Encoding: chunked"],
+    ):
         tool("curl", *quiet, *arguments, "--output", "echoed", f"{url}/echo", folder=tmp_path)
         assert (tmp_path / "echoed").read_bytes() == BIG
     (tmp_path / "part").write_bytes(BIG[: 1 << 20])

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from support.accesslog import parse
-from support.serving import Command, run_command
+from support.serving import Command, command_line, run_command
 from support.skips import skip
 from support.wire import Client, ask, await_true, head
 
@@ -57,7 +58,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-# --- starting and ending ------------------------------------------------------------------------------------------------
+# --- starting and ending ----------------------------------------------------------------------------------------------
 
 
 def test_the_start_up_line(engine: str, folder: Path) -> None:
@@ -179,7 +180,8 @@ def test_an_idle_server_uses_no_time(engine: str, folder: Path) -> None:
         def switches() -> int:
             total = 0
             for task in Path(f"/proc/{command.process.pid}/task").iterdir():
-                total += sum(int(count) for count in re.findall(r"ctxt_switches:\s+(\d+)", (task / "status").read_text()))
+                status = (task / "status").read_text()
+                total += sum(int(count) for count in re.findall(r"ctxt_switches:\s+(\d+)", status))
             return total
 
         before = switches()
@@ -195,7 +197,7 @@ def test_without_an_access_log(engine: str, folder: Path) -> None:
 
 
 def test_a_reader_of_the_log_that_goes_away(engine: str, folder: Path) -> None:
-    arguments = [sys.executable, "-P", "-m", "batchbridge", "serve", "site", "--bind", "127.0.0.1:0", "--engine", engine]
+    arguments = command_line("serve", "site", "--bind", "127.0.0.1:0", "--engine", engine)
     process = subprocess.Popen(arguments, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stderr and process.stdout
     try:
@@ -224,7 +226,7 @@ def test_two_engine_threads(engine: str, folder: Path) -> None:
         assert command.terminate() == 0
 
 
-# --- the admin interface ------------------------------------------------------------------------------------------------
+# --- the admin interface ----------------------------------------------------------------------------------------------
 
 
 def admin(command: Command, path: str, content: Any = None) -> tuple[int, str]:
@@ -268,7 +270,7 @@ def test_the_admin_interface(engine: str, folder: Path) -> None:
         assert command.wait() == 0
 
 
-# --- configuration ------------------------------------------------------------------------------------------------------
+# --- configuration ----------------------------------------------------------------------------------------------------
 
 
 def test_a_configuration_file_and_flags(engine: str, folder: Path) -> None:
@@ -302,7 +304,7 @@ def test_states(folder: Path) -> None:
     assert dot.stdout.lstrip().startswith("digraph")
 
 
-# --- what goes wrong ----------------------------------------------------------------------------------------------------
+# --- what goes wrong --------------------------------------------------------------------------------------------------
 
 BROKEN = {
     "raises.py": "raise RuntimeError('not today')\n",
@@ -384,7 +386,7 @@ def test_an_unreadable_root(folder: Path) -> None:
     for parent in folder.parents:
         if parent.stat().st_mode & 0o005 != 0o005:
             skip("closed-folder", f"{parent} is not open to others")
-    command = [sys.executable, "-P", "-m", "batchbridge", "serve", "site", "--bind", "127.0.0.1:0"]
+    command = command_line("serve", "site", "--bind", "127.0.0.1:0")
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=30, user=65534)
     except PermissionError as error:

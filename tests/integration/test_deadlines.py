@@ -5,10 +5,10 @@ import time
 from typing import Any
 
 import pytest
-from support.serving import Gate, make_server, running
-from support.wire import Client, await_true, head
 
 import batchbridge as bb
+from support.serving import Gate, make_server, running
+from support.wire import Client, await_true, head
 
 
 def gated(engine: str, gate: Gate, calls: list[list[str]], **route: Any) -> bb.Server:

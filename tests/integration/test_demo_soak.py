@@ -59,6 +59,8 @@ def test_the_demo_says_what_it_lacks(tmp_path):
     for root, complaint in ((tmp_path / "none", "is not a folder"), (tmp_path, "has no file to serve")):
         done = run("bench.demo", f"--root={root}")
         assert (done.returncode, complaint in done.stderr) == (2, True), done
+    done = run("bench.demo", f"--root={tmp_path}", f"--output={tmp_path}/none/batching.png")
+    assert (done.returncode, "may be written to" in done.stderr) == (2, True), done
     done = run("bench.demo", f"--root={tmp_path}", "--seconds=0")
     assert done.returncode == 2 and "0 is not a number above 0" in done.stderr
 

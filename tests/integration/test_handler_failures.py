@@ -6,16 +6,16 @@ import threading
 from typing import Any
 
 import pytest
-from support.serving import make_server, running
-from support.wire import Client, head, together
 
 import batchbridge as bb
+from support.serving import make_server, running
+from support.wire import Client, head, together
 
 #: Batches form from what one client pipelines: all of it arrives, then it leaves.
 TOGETHER = {"policy": "fixed", "max_queue_delay_us": 2_000_000}
 
 
-class Culprit(Exception):
+class CulpritError(Exception):
     pass
 
 
@@ -25,7 +25,8 @@ def run(
 ) -> list[tuple[int, bytes]]:  # fmt: skip
     """Statuses and bodies of what the requests, as one batch, are answered by a handler at /x/{n}."""
     server = make_server(engine, **(settings or {}))
-    server.batch("/x/{n}", methods=sorted(set(methods)), max_batch_size=len(requests), **{**TOGETHER, **route})(function)
+    route = {**TOGETHER, "methods": sorted(set(methods)), "max_batch_size": len(requests), **route}
+    server.batch("/x/{n}", **route)(function)
     with running(server), Client(server.url) as client:
         client.send(b"".join(requests))
         replies = [client.reply(method) for method in methods]
@@ -47,7 +48,7 @@ def raise_at_two(calls: list[list[str]]) -> Any:
     def handler(batch: bb.Batch) -> list[str]:
         calls.append(numbers(batch))
         if "2" in calls[-1]:
-            raise Culprit("number two")
+            raise CulpritError("number two")
         return [f"fine {number}" for number in calls[-1]]
 
     return handler
@@ -101,7 +102,7 @@ def test_what_was_answered_before_the_raise_stays(engine: str) -> None:
         calls.append(numbers(batch))
         for request in batch:
             if request.params["n"] == "2":
-                raise Culprit
+                raise CulpritError
             request.respond(f"call {len(calls)}")
 
     requests, methods = numbered("GET")
@@ -128,7 +129,7 @@ def test_with_request_confines(engine: str, caplog: pytest.LogCaptureFixture) ->
             with request:
                 number = request.params["n"]
                 if number == "1":
-                    raise Culprit("confined")
+                    raise CulpritError("confined")
                 if number == "2":
                     raise bb.HTTPError(418, "teapot")
                 request.respond(f"fine {number}")
@@ -150,7 +151,7 @@ def test_with_request_confines(engine: str, caplog: pytest.LogCaptureFixture) ->
         lambda batch: [],
         lambda batch: "text",
         lambda batch: b"1234",
-        lambda batch: {number: b"" for number in range(len(batch))},
+        lambda batch: dict.fromkeys(range(len(batch)), b""),
         lambda batch: 4,
         lambda batch: (text for text in ["x"] * len(batch)),
         lambda batch: __import__("numpy").zeros((len(batch) + 1, 2)),
@@ -223,8 +224,8 @@ def test_failures_on_all_sides_balance(engine: str) -> None:
     @server.batch("/x/{n}", max_batch_size=16, concurrency=2)
     def handler(batch: bb.Batch) -> list[Any]:
         if len(batch) % 3 == 0:
-            raise Culprit
-        return [b"x", bb.HTTPError(404), Culprit(), 7][: len(batch)] if len(batch) <= 4 else [b"x"] * len(batch)
+            raise CulpritError
+        return [b"x", bb.HTTPError(404), CulpritError(), 7][: len(batch)] if len(batch) <= 4 else [b"x"] * len(batch)
 
     logging.getLogger("batchbridge.handlers").setLevel(logging.CRITICAL)
 
@@ -278,13 +279,13 @@ def test_the_lifespan_is_entered_and_left_once_a_thread(engine: str, threads: in
 @pytest.mark.parametrize("threads", [0, 1, 2])
 def test_a_lifespan_that_raises_is_told_and_leaves_nothing_running(engine: str, threads: int) -> None:
     def lifespan(server: bb.Server) -> Any:
-        raise Culprit("no model")
+        raise CulpritError("no model")
         yield
 
     server = make_server(engine, lifespan=lifespan, handler_threads=threads)
     server.batch("/x")(lambda batch: ["x"])
     before = threading.active_count()
-    with pytest.raises(Culprit, match="no model"), server.running():
+    with pytest.raises(CulpritError, match="no model"), server.running():
         pass
     assert threading.active_count() == before
 

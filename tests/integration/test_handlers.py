@@ -1,18 +1,16 @@
-"""What a handler sees of a request, and what becomes of what it gives back, over real sockets (DESIGN.md section 6)."""
+"""What a handler sees of a request, and what becomes of what it gives back, over real sockets."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import msgpack
 import numpy as np
 import pytest
-from support.serving import make_server, running
-from support.wire import Client, chunked, head
 
 import batchbridge as bb
-
-Route = Callable[..., Callable[[Any], Any]]
+from support.serving import make_server, running
+from support.wire import Client, chunked, head
 
 
 class Bench:
@@ -60,7 +58,8 @@ def test_a_request_from_every_side(bench: Bench) -> None:
     with bench as client:
         reply = client.ask(
             "POST", "/score/big%20one/%C3%BC?a=1&b=%C3%BC+x&a=2&empty=",
-            ("Accept", "text/plain"), ("X-List", "one"), ("x-list", "two, three"), host="example.com:81", body=b"\0body\xff",
+            ("Accept", "text/plain"), ("X-List", "one"), ("x-list", "two, three"), host="example.com:81",
+            body=b"\0body\xff",
         )  # fmt: skip
         assert reply.status == 200
         host, port = client.socket.getsockname()
@@ -270,7 +269,8 @@ def test_an_array_of_answers(bench: Bench, result: np.ndarray) -> None:
     with bench as client:
         client.send(head("GET", "/r") * 3)
         replies = client.replies(*["GET"] * 3)
-    assert [(reply.status, reply.body) for reply in replies] == [(200, result[at : at + 1].tobytes()) for at in range(3)]
+    rows = [result[at : at + 1].tobytes() for at in range(3)]
+    assert [(reply.status, reply.body) for reply in replies] == [(200, row) for row in rows]
     assert replies[0]["content-type"] == "application/octet-stream"
 
 
@@ -285,7 +285,7 @@ def test_an_array_of_texts_is_one_entry_an_item(bench: Bench, result: np.ndarray
 # --- what a handler gives back ----------------------------------------------------------------------------------------
 
 
-class Odd(Exception):
+class OddError(Exception):
     pass
 
 
@@ -295,7 +295,7 @@ def test_entries_of_every_kind(bench: Bench, caplog: pytest.LogCaptureFixture) -
         bb.Response("made", 201, headers={"X-Made": "yes", "Set-Cookie": "a=b"}, content_type="text/html"),
         bb.Response(b"\0", headers=[("X-Twice", "1"), ("X-Twice", "2")]),
         bb.HTTPError(404, "no such thing"), bb.HTTPError(429, "slow down", headers=[("Retry-After", "7")]),
-        bb.HTTPError(403), Odd("alone"), 3, None, bb.Response(b"", 204), bb.Response(b"", 304), bb.Response("x", 599),
+        bb.HTTPError(403), OddError("alone"), 3, None, bb.Response(b"", 204), bb.Response(b"", 304), bb.Response("x", 599),
     ]  # fmt: skip
 
     @bench.route("/e", policy="fixed", max_batch_size=len(entries), max_queue_delay_us=2_000_000)

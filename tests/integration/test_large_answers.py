@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+
+import batchbridge as bb
 from support.serving import make_server, running
 from support.site import pattern as make_pattern
 from support.wire import Client, ask, await_true, head, together
-
-import batchbridge as bb
 
 SIZES = [16_000, 16_384, 65_024, 65_536, 65_537, 262_144, (1 << 20) - 1, 1 << 20, 3_000_001, 8 << 20]
 

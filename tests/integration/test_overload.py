@@ -1,5 +1,5 @@
-"""Full means 503 with Retry-After, or waiting in the backlog; never a crash, never unbounded memory, and when the load is
-gone, all is as before (law 6)."""
+"""Full means 503 with Retry-After, or waiting in the backlog; never a crash, never unbounded memory; and when the load
+is gone, all is as before (law 6)."""
 
 import os
 import resource
@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from support.serving import Command, Gate, make_server, running
-from support.wire import Client, ask, await_true, head, together
 
 import batchbridge as bb
+from support.serving import Command, Gate, make_server, running
+from support.wire import Client, ask, await_true, head, together
 
 
 def gated(engine: str, gate: Gate, **settings: object) -> bb.Server:

@@ -1,15 +1,15 @@
-"""A slow or silent client costs a bounded time: 408 for an unfinished head or body, a quiet close for an idle one, a cut
-for one that takes nothing; a client that makes progress, or waits for a slow handler, is left alone."""
+"""A slow or silent client costs a bounded time: 408 for an unfinished head or body, a quiet close for an idle one, a
+cut for one that takes nothing; a client that makes progress, or waits for a slow handler, is left alone."""
 
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
-from support.serving import Gate, make_server, running
-from support.wire import Client, await_true, head
 
 import batchbridge as bb
+from support.serving import Gate, make_server, running
+from support.wire import Client, await_true, head
 
 TIMEOUT_S = 0.4
 #: Within this, a time-out of TIMEOUT_S must have been carried out, on a busy machine too.
@@ -79,8 +79,7 @@ def test_a_byte_now_and_then_keeps_no_head_alive(timed: Timed) -> None:
     with timed.client() as client:
         since = time.monotonic()
         with pytest.raises((ConnectionError, TimeoutError)):
-            for byte in head("GET", "/a.txt", "X: " + "x" * 1000):
-                client.send(bytes([byte]), pause_s=0.05)
+            client.send(*(bytes([byte]) for byte in head("GET", "/a.txt", "X: " + "x" * 1000)), pause_s=0.05)
         assert elapsed(since) < TIMEOUT_S + 3 * TIMEOUT_S + 1
 
 
@@ -167,7 +166,6 @@ def test_a_refused_client_that_goes_on_sending_is_cut_off(timed: Timed) -> None:
         client.send(b"nonsense\r\n\r\n")
         assert client.reply().status == 400
         since = time.monotonic()
-        with pytest.raises(OSError):  # noqa: PT011  (reset, or broken pipe)
-            while elapsed(since) < PATIENCE_S:
-                client.send(b"z" * 1000, pause_s=0.02)
+        with pytest.raises((ConnectionError, TimeoutError)):
+            client.send(*[b"z" * 1000] * 200, pause_s=0.02)
         assert elapsed(since) < TIMEOUT_S + 2

@@ -70,6 +70,10 @@ def chunked(*chunks: bytes, trailers: bytes = b"") -> bytes:
     return b"".join(b"%x\r\n%b\r\n" % (len(chunk), chunk) for chunk in chunks) + b"0\r\n" + trailers + b"\r\n"
 
 
+class NoReplyError(AssertionError):
+    """The connection ended where a response was due, without a byte of it."""
+
+
 class Client:
     """One connection. Reads are bounded by `patience_s`, so that a server that never answers fails the test."""
 
@@ -118,14 +122,18 @@ class Client:
     # --- reading ---
 
     def reply(self, method: str = "GET") -> Reply:
-        """Reads exactly one response to a request of this method. AssertionError: it is none, or the end came first."""
+        """Reads exactly one response to a request of this method.
+
+        AssertionError: it is none, or breaks off. NoReplyError: the connection ended before it.
+        """
         oracle = h11.Connection(our_role=h11.CLIENT, max_incomplete_event_size=1 << 16)
         oracle.send(h11.Request(method=method, target="/", headers=[("Host", "test")]))
         oracle.send(h11.EndOfMessage())
         reply: Reply | None = None
         body: list[bytes] = []
         interim: list[int] = []
-        if self.rest:
+        begun = bool(self.rest)
+        if begun:
             oracle.receive_data(self.rest)
             self.rest = b""
         while True:
@@ -134,7 +142,11 @@ class Client:
             except h11.RemoteProtocolError as error:
                 raise AssertionError(f"not a response: {error}; after {reply}") from error
             if event is h11.NEED_DATA:
-                oracle.receive_data(self.socket.recv(RECEIVE_SIZE_BYTES))
+                more = self.socket.recv(RECEIVE_SIZE_BYTES)
+                if not more and not begun:
+                    raise NoReplyError("the connection ended where a response was due")
+                oracle.receive_data(more)
+                begun = True
             elif isinstance(event, h11.InformationalResponse):
                 interim.append(event.status_code)
             elif isinstance(event, h11.Response):
@@ -148,7 +160,7 @@ class Client:
                 self.rest = oracle.trailing_data[0]
                 return reply
             else:
-                raise AssertionError(f"the connection ended where a response was due: {event!r}")
+                raise AssertionError(f"no response, but {event!r}")
 
     def interim(self) -> int:
         """Reads one 1xx response and returns its status."""
