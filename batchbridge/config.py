@@ -218,6 +218,12 @@ class Config:
         "limits", "size", 256 * MIB, "Memory for unfinished requests; beyond it, 503.", MIB, 1 << 42,
         flag="--input-memory",
     )  # fmt: skip
+    listing_entries_max: int = _option(
+        "limits", "count", 10_000, "Entries in the listing of a folder; further ones are left out.", 1, 1_000_000
+    )
+    upstream_connections_max: int = _option(
+        "limits", "count", 64, "Connections of one handler thread to the upstream; requests wait for one.", 1, 4096
+    )
     accept_backlog: int = _option("limits", "count", 4096, "Connections that may wait to be accepted.", 1, 65_535)
 
     idle_timeout_s: float = _option(
@@ -231,6 +237,12 @@ class Config:
     )
     send_timeout_s: float = _option(
         "timeouts", "seconds", 30.0, "A client that takes nothing for this long is cut off.", 0.01, DAY_S
+    )
+    upstream_connect_timeout_s: float = _option(
+        "timeouts", "seconds", 5.0, "A connection to the upstream that takes longer is answered 504.", 0.01, DAY_S
+    )
+    upstream_timeout_s: float = _option(
+        "timeouts", "seconds", 60.0, "An answer of the upstream that takes longer in all is answered 504.", 0.01, DAY_S
     )
     linger_timeout_s: float = _option(
         "timeouts", "seconds", 2.0, "How long a closed connection's last bytes are still read away.", 0.0, DAY_S

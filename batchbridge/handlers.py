@@ -23,6 +23,9 @@ __all__ = ["Array", "Handler", "HandlerThread", "Json", "Msgpack"]
 
 logger = logging.getLogger("batchbridge.handlers")
 
+#: How long ``async def`` handlers may go on once the engine has ended; then they are cancelled.
+CLOSING_PATIENCE_S = 2.0
+
 
 # --- what bodies are decoded to ---------------------------------------------------------------------------------------
 
@@ -90,6 +93,7 @@ class Handler:
         decode: Json | Msgpack | Array | None = None,
         vary: Sequence[str] = (),
         kind: str | None = None,
+        lifespan: Callable[[], contextlib.AbstractAsyncContextManager[Any]] | None = None,
     ) -> None:
         self.path = path
         self.function = function
@@ -99,6 +103,8 @@ class Handler:
         self.decode_body = None if isinstance(decode, Array) else decode
         self.vary = tuple(vary)
         self.kind = kind
+        #: Entered in the event loop of each handler thread before the server listens, left when it ends.
+        self.lifespan = lifespan
         self.is_async = inspect.iscoroutinefunction(function)
         self.parameters = tuple(
             segment[1:-1].partition(":")[0] for segment in path.split("/") if segment.startswith("{")
@@ -151,10 +157,10 @@ class HandlerThread(threading.Thread):
         try:
             with self.lifespan() as state:
                 self.worker.state = state
-                self.started_up.set()
                 if any(handler.is_async for handler in self.worker.routes):
-                    asyncio.run(run_async(self.worker))
+                    asyncio.run(run_async(self.worker, self.started_up.set))
                 else:
+                    self.started_up.set()
                     self.worker.run()
         except BaseException as error:
             self.error = error
@@ -164,7 +170,17 @@ class HandlerThread(threading.Thread):
             self.started_up.set()
 
 
-async def run_async(worker: Worker) -> None:
+async def run_async(worker: Worker, started_up: Callable[[], None]) -> None:
+    """Enters the handlers' lifespans and says so, then runs batches until the worker is closed."""
+    async with contextlib.AsyncExitStack() as stack:
+        for handler in worker.routes:
+            if handler.lifespan is not None:
+                await stack.enter_async_context(handler.lifespan())
+        started_up()
+        await run_batches_async(worker)
+
+
+async def run_batches_async(worker: Worker) -> None:
     """Runs batches as tasks of this loop: ``async def`` handlers overlap, others run where they are."""
     loop = asyncio.get_running_loop()
     rung = asyncio.Event()
@@ -184,7 +200,12 @@ async def run_async(worker: Worker) -> None:
                 await rung.wait()
                 rung.clear()
                 worker.awake()
-        await asyncio.gather(*tasks)
+        if tasks:
+            # Nobody waits for their answers any more: the engine has ended.
+            _, unfinished = await asyncio.wait(tasks, timeout=CLOSING_PATIENCE_S)
+            for task in unfinished:
+                task.cancel()
+            await asyncio.gather(*unfinished, return_exceptions=True)
 
 
 @contextlib.contextmanager
@@ -208,6 +229,8 @@ async def run_batch_async(worker: Worker, batch: Batch) -> None:
     try:
         if batch.route.decode_body is None or worker.admit(batch):
             worker.settle(batch, await called(batch))
+    except asyncio.CancelledError:
+        raise  # the worker is being closed
     except BaseException as error:  # SystemExit, too: a handler must not end its worker
         if worker.failed(batch, error):
             for part in worker.parts(batch):
@@ -220,6 +243,8 @@ async def run_part_async(worker: Worker, batch: Batch, part: Batch) -> None:
     """As Worker.run_part."""
     try:
         worker.settle(part, await called(part))
+    except asyncio.CancelledError:
+        raise
     except BaseException as error:
         worker.failed(part, error)
     finally:

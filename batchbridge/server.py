@@ -97,7 +97,7 @@ class Server:
         self.asgi = asgi
         self.wsgi = wsgi
         self.lifespan = lifespan
-        self.config = config.replace(**{name: value for name, value in named.items() if value is not None})
+        self.config = self._with_role(config.replace(**{n: value for n, value in named.items() if value is not None}))
         self.cache = Cache(self)
         self.machine = Machine(self.config.role)
         self.handlers: dict[str, Handler] = {}
@@ -170,9 +170,17 @@ class Server:
         """Changes settings before the server starts. Raises ConfigError."""
         if self.engines:
             raise ConfigError("settings cannot be changed while the server runs")
-        self.config = self.config.replace(**changes)
+        self.config = self._with_role(self.config.replace(**changes))
         if self.config.role != self.machine.role:
             self.machine = Machine(self.config.role)
+
+    def _with_role(self, config: Config) -> Config:
+        """The role that an application or an upstream asks for by being there: standalone would never reach it."""
+        if config.role == "standalone" and config.upstream is not None:
+            return config.replace(role="frontend")
+        if config.role == "standalone" and (self.asgi is not None or self.wsgi is not None):
+            return config.replace(role="colocated")
+        return config
 
     # --- life ---
 
@@ -494,6 +502,11 @@ class Server:
     def urls(self) -> list[str]:
         """Where the server listens, while it runs."""
         return [url_of(listener) for listener in self._listeners[0]] if self._listeners else []
+
+    @property
+    def root_fd(self) -> int:
+        """The descriptor of the root folder, while the server runs; -1 without one."""
+        return self._root_fd
 
     @property
     def url(self) -> str:

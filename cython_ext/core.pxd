@@ -85,6 +85,7 @@ cdef struct Deferred:
     Slice request_line
     Slice referer
     Slice user_agent
+    uint32_t generation             # of the cache when it arrived: after a purge its answer is neither kept nor shared
     int status                      # of an answer that the engine gives itself (a time-out); 0: none
     int route
     uint8_t method
@@ -328,6 +329,7 @@ cdef struct Engine:
     int fallback_route              # a user-mode server for what has no route, or NO_ROUTE
     int remote_route
     int listing_route               # answers for directories without an index file, or NO_ROUTE
+    uint32_t generation             # of the cache: each purge begins a new one (law 3)
     uint8_t keeps_answers           # a handler's answer was put into the cache: look there before asking again
     uint64_t seed                   # of the hashes of what clients send
     void (*run_inline)(void *) noexcept nogil   # is_inline: lets the handler's worker run, here and now

@@ -140,6 +140,7 @@ cdef void fill_record(Engine *engine, Connection *connection, const Request *req
     deferred.connection = connection
     deferred.slab = slab
     deferred.route = request.route
+    deferred.generation = engine.generation
     deferred.arrived_us = engine.now_us
     deferred.deadline_us = 0
     if route.policy.timeout_us:

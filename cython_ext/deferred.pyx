@@ -110,8 +110,8 @@ cdef Deferred *find_identical(Engine *engine, uint64_t hash, int route, const ch
                               uint32_t length) noexcept nogil:
     cdef Deferred *other = engine.coalesced[hash % COALESCE_BUCKETS]
     while other is not NULL:
-        if (other.hash == hash and other.route == route and other.key_length == length
-                and memcmp(<char *>other.slab + other.key_offset, key, length) == 0):
+        if (other.hash == hash and other.generation == engine.generation and other.route == route
+                and other.key_length == length and memcmp(<char *>other.slab + other.key_offset, key, length) == 0):
             return other
         other = other.bucket_next
     return NULL

@@ -230,8 +230,8 @@ cdef uint32_t collect_answers(Engine *engine) noexcept nogil:
 cdef void expire_queue(Engine *engine, Route *route) noexcept nogil:
     """queue_timeout_us: items that waited too long are answered, and so dropped before they leave.
 
-    The queue is walked only when one of them can be due. It is not in order of arrival: who takes over a shared item has
-    come later than its place says.
+    The queue is walked only when one of them can be due. It is not in order of arrival: who takes over a shared item
+    has come later than its place says.
     """
     cdef Slab *slab = route.queue_first
     cdef Item *item

@@ -441,6 +441,7 @@ cdef class EngineThread:
         cdef uint64_t one = 1
         if self.command == 0:
             return
+        self.engine.generation += 1
         self.command_result = cache_purge(self.engine.cache, self.command - 1, <const char *>self.command_text,
                                           <uint32_t>len(self.command_text))
         self.command = 0

@@ -75,8 +75,12 @@ class Response:
         return f"<Response {self.status}, {len(self.body)} bytes>"
 
 
-cdef bytes header_lines(content_type, bint is_text, headers):
-    """Checked header lines with their empty last one. ValueError: a name or value that would break the message."""
+cdef bytes header_lines(content_type, bint is_text, headers, bint length_allowed):
+    """Checked header lines with their empty last one. ValueError: a name or value that would break the message.
+
+    `length_allowed`: Content-Length may be among them. The engine tells every length but that of a body which it never
+    sees: the one that GET would have had, in the answer to a HEAD request (RFC 9110 section 8.6).
+    """
     cdef bytes name, value
     if content_type is None and not headers:
         return TEXT_HEADERS if is_text else BYTES_HEADERS
@@ -92,7 +96,8 @@ cdef bytes header_lines(content_type, bint is_text, headers):
             raise ValueError(f"{given_name!r} is not a header name")
         if b"\r" in value or b"\n" in value or b"\0" in value:
             raise ValueError(f"the value of header {given_name!r} has a line end or a NUL: {given_value!r}")
-        if name.lower() in ENGINE_HEADERS:
+        if name.lower() in ENGINE_HEADERS and not (
+                length_allowed and name.lower() == b"content-length" and value.isdigit()):
             raise ValueError(f"the header {given_name!r} is the engine's to set")
         lines.append(b"%b: %b\r\n" % (name, value.strip()))
     text = b"".join(lines) + b"\r\n"
@@ -305,9 +310,10 @@ cdef class Batch:
         if self.route.vary:
             given = headers.items() if hasattr(headers, "items") else headers
             headers = [*given, ("Vary", ", ".join(self.route.vary))]
-        lines = header_lines(content_type, is_text, headers)
         if is_text:
             body = body.encode()
+        lines = header_lines(content_type, is_text, headers,
+                             self.items[place].method == METHOD_HEAD and memoryview(body).nbytes == 0)
         PyObject_GetBuffer(body, &buffer, PyBUF_SIMPLE)
         try:
             self.end.complete(self.slab, self.first + place, status, <const char *>lines, <uint32_t>len(lines),

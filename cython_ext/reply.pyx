@@ -120,6 +120,8 @@ cdef void describe_answer(Request *request, Response *response) noexcept nogil:
     if request.answer.references == 1 and completion.offset:
         response.room_before = RESPONSE_HEAD_ROOM_BYTES
     response.content_length = completion.body_length
+    if response.head_only and completion.body_length == 0:
+        response.content_length = -1        # what GET would have got is not known here, unless the handler tells it
     forbid_body(response)
 
 
@@ -237,7 +239,7 @@ cdef void keep_answer(Engine *engine, Request *request) noexcept nogil:
     cdef Request asked
     cdef uint32_t length, scanned = 0
     cdef CacheObject *object
-    if deferred.method != METHOD_GET:
+    if deferred.method != METHOD_GET or deferred.generation != engine.generation:
         return
     asked.data = <const char *>deferred.slab + deferred.head_offset
     asked.head = &head

@@ -81,6 +81,8 @@ cdef class Worker:
             for place in range(batch.count):
                 batch.answer_status(place, 500)
         self.end.end_batch(batch.slab, batch.number)
+        # They refer to the batch: with them it, and its slab, would wait for the cyclic collector.
+        batch.requests = None
 
     def admit(self, Batch batch):
         """Decodes the bodies where the route asks for it; bad ones are answered here, and leave the batch."""
@@ -197,6 +199,7 @@ cdef class Worker:
             part.answer_status(0, 500)
         batch.answered[place] = 1
         batch.unanswered -= 1
+        part.requests = None
 
     cdef call(self, Batch batch):
         """What the handler returns; a coroutine is run to its end here, where there is no event loop (test client)."""
