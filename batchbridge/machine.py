@@ -63,6 +63,33 @@ ROLES: dict[str, dict[Transition, str]] = {
 }
 
 
+#: States that take a parsed request and derive something from it.
+DERIVING = frozenset(
+    {
+        "Derive Cached Response",
+        "Derive Miss Response",
+        "Derive Uncached Response",
+        "Derive Deferred Response",
+        "Derive Remote Response",
+        "Derive Status Response",
+    }
+)
+
+#: What may follow an event, whatever the role: what a state leaves behind must be what the next one takes.
+SUCCESSORS: dict[str, frozenset[str]] = {
+    "incomplete": frozenset({"Await Bytes"}),
+    "owed": frozenset({"Await Turn"}),
+    "queued": frozenset({"Await Response"}),
+    "sent": frozenset({"Finished"}),
+    "malformed": frozenset({"Derive Status Response"}),
+    "timed out": frozenset({"Derive Status Response"}),
+    "server": frozenset({"Defer Request", "Derive Status Response"}),
+    "hit": frozenset({"Send Engine", "Derive Status Response"}),
+    "object": frozenset({"Send Engine", "Derive Status Response"}),
+    "answered": frozenset({"Send Engine", "Derive Status Response"}),
+}
+
+
 class Table(MutableMapping[Transition, str]):
     """A transition table: (state, event) to the next state, by names. Changes reach engines that run at once."""
 
@@ -91,7 +118,7 @@ class Table(MutableMapping[Transition, str]):
 
 
 def check_names(transitions: Mapping[Transition, str]) -> None:
-    """Raises ConfigError for a state or an event that the HTTP module does not have."""
+    """Raises ConfigError for a state or an event that the HTTP module does not have, or a state that cannot follow."""
     from .cython_ext.http import EVENT_NAMES, STATE_NAMES
 
     for (source, event), target in transitions.items():
@@ -100,6 +127,16 @@ def check_names(transitions: Mapping[Transition, str]) -> None:
                 raise ConfigError(f"there is no state {state!r}; the states are {', '.join(STATE_NAMES)}")
         if event not in EVENT_NAMES:
             raise ConfigError(f"there is no event {event!r}; the events are {', '.join(EVENT_NAMES)}")
+        allowed = successors(source, event)
+        if target not in allowed:
+            raise ConfigError(f"{target!r} cannot follow {event!r} of {source!r}; {', '.join(sorted(allowed))} can")
+
+
+def successors(source: str, event: str) -> frozenset[str]:
+    """The states that can follow an event of a state."""
+    if source == "Derive Status Response" and event == "status":
+        return frozenset({"Send Engine"})
+    return SUCCESSORS.get(event, DERIVING)
 
 
 class Machine:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import resource
+import signal
 import socket
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from .config import Address, Config
 from .errors import BindError, ConfigError
 
-__all__ = ["fit_descriptors", "listen", "open_log", "url_of"]
+__all__ = ["fit_descriptors", "listen", "open_log", "url_of", "woken_by_signals"]
 
 logger = logging.getLogger("batchbridge.server")
 
@@ -96,3 +100,38 @@ def url_of(listener: socket.socket) -> str:
     """http://HOST:PORT of a listening socket."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+class Wake:
+    """A pair of sockets: recv() on one end sleeps until a signal has come, or send() was called."""
+
+    def __init__(self) -> None:
+        self._reading, self._writing = socket.socketpair()
+        self._writing.setblocking(False)
+        self.recv = self._reading.recv
+        self.send = self._writing.send
+        self.fileno = self._writing.fileno
+
+    def close(self) -> None:
+        """Closes both ends."""
+        self._reading.close()
+        self._writing.close()
+
+
+@contextlib.contextmanager
+def woken_by_signals(numbers: Sequence[int], handler: Callable[[int, Any], None]) -> Iterator[Wake]:
+    """Handles signals, and yields what the main thread may sleep on: any of them wakes it.
+
+    The kernel may hand a signal to any thread, which would leave a main thread asleep in another call asleep; the byte
+    that Python writes for it does not.
+    """
+    wake = Wake()
+    previous = {number: signal.signal(number, handler) for number in numbers}
+    previous_fd = signal.set_wakeup_fd(wake.fileno(), warn_on_full_buffer=False)
+    try:
+        yield wake
+    finally:
+        signal.set_wakeup_fd(previous_fd)
+        for number, before in previous.items():
+            signal.signal(number, before)
+        wake.close()

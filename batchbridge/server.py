@@ -18,7 +18,7 @@ from .errors import BatchBridgeError, ConfigError, EngineError
 from .handlers import Array, Handler, HandlerThread, Json, Msgpack
 from .machine import Machine
 from .policy import BatchPolicy
-from .resources import fit_descriptors, listen, open_log, url_of
+from .resources import Wake, fit_descriptors, listen, open_log, url_of, woken_by_signals
 
 if TYPE_CHECKING:
     from .cython_ext.engine import EngineThread
@@ -401,44 +401,35 @@ class Server:
         applies those that can be applied (:meth:`reload`). Raises what start() raises.
         """
         told: list[int] = []
-        wake_read, wake_write = os.pipe()
 
         def on_signal(number: int, _frame: Any) -> None:
             if number == signal.SIGUSR1:
                 self.reopen_log()
-                return
-            if number == signal.SIGHUP:
+            elif number == signal.SIGHUP:
                 if reload is not None:
                     self._reload_or_say(reload)
-                return
-            told.append(number)
-            if len(told) > 1:
-                for engine in self.engines:
-                    engine.stop()
-            os.write(wake_write, b"x")
+            else:
+                told.append(number)
+                if len(told) > 1:
+                    for engine in self.engines:
+                        engine.stop()
 
-        numbers = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
-        previous = {number: signal.signal(number, on_signal) for number in numbers}
-        try:
+        with woken_by_signals((signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP), on_signal) as wake:
             self.start()
             if on_ready is not None:
                 on_ready(self)
-            watcher = threading.Thread(target=self._tell_end, args=(wake_write,), daemon=True)
+            watcher = threading.Thread(target=self._tell_end, args=(wake,), daemon=True)
             watcher.start()
-            os.read(wake_read, 1)
+            while not told and not self._ended.is_set():
+                wake.recv(64)
             self.stop()
             watcher.join()
-            if self._errors:
-                raise self._errors[0]
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
-            os.close(wake_read)
-            os.close(wake_write)
+        if self._errors:
+            raise self._errors[0]
 
-    def _tell_end(self, wake: int) -> None:
+    def _tell_end(self, wake: Wake) -> None:
         self._ended.wait()
-        os.write(wake, b"x")
+        wake.send(b"x")
 
     def reopen_log(self) -> None:
         """Opens the access log's path anew, after it was renamed; lines go on without a gap."""

@@ -15,7 +15,7 @@ from libc.string cimport memcpy, memmove, memset
 from batchbridge.cython_ext.cache cimport cache_drop
 from batchbridge.cython_ext.core cimport (
     CONNECTION_CLOSES, CONNECTION_FREE, CONNECTION_LINGERS, CONNECTION_OPEN, IS_DIRTY, IS_EOF, IS_FINAL, IS_HELD,
-    IS_LAST, IS_PAUSED, IS_REFUSED, IS_WRITING, NO_ROUTE, OUTCOME_CLIENT_GONE, Connection, Engine, Input, Request)
+    IS_LAST, IS_PAUSED, IS_REFUSED, IS_WRITING, NO_ROUTE, OUTCOME_CLIENT_GONE, OUTCOME_ERROR_5XX, Connection, Engine, Input, Request)
 from batchbridge.cython_ext.deferred cimport abandon_deferred
 from batchbridge.cython_ext.http cimport (
     AWAIT_BYTES, AWAIT_RESPONSE, AWAIT_TURN, DERIVE_REQUEST, FINISHED, answer_owed, respond_status)
@@ -219,6 +219,7 @@ cdef uint32_t run_requests(Engine *engine, Connection *connection, const char *d
         if state != FINISHED and state != AWAIT_RESPONSE:
             # The table has no transition: our fault, or that of whoever changed it. Nothing sensible can follow.
             engine.counters.table_faults += 1
+            engine.counters.outcomes[<int>OUTCOME_ERROR_5XX] += 1
             engine.driver.tear_down(engine, connection)
             return length
     return offset

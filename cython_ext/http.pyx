@@ -13,7 +13,7 @@ from libc.string cimport memcpy, memset
 
 from batchbridge.cython_ext.bridge cimport completion_text
 from batchbridge.cython_ext.cache cimport (
-    OBJECT_FILE, OBJECT_PUBLIC, CacheObject, cache_find, cache_insert, cache_remove, hash_bytes)
+    OBJECT_FILE, OBJECT_PUBLIC, CacheObject, cache_drop, cache_find, cache_insert, cache_remove, hash_bytes)
 from batchbridge.cython_ext.chunked cimport decode_chunked
 from batchbridge.cython_ext.core cimport (
     CONNECTION_OPEN, IS_FINAL, IS_REFUSED, NO_ROUTE, OUTCOME_FILE, OUTCOME_HIT, Connection, Deferred, Engine, Input,
@@ -407,6 +407,12 @@ cdef int derive_status_response(void *engine_data, void *connection_data, void *
     """Header lines for a response that the engine makes up itself."""
     cdef Engine *engine = <Engine *>engine_data
     cdef Request *request = <Request *>request_data
+    if request.owns_object:             # a table that makes something else of a file
+        cache_drop(request.object)
+        request.owns_object = 0
+        if request.file >= 0:
+            engine.driver.close_file(engine, request.file)
+            request.file = -1
     request.object = NULL
     request.answer = NULL
     if request.status == 0:

@@ -27,6 +27,7 @@ cdef extern from "<sys/socket.h>" nogil:
 
 cdef enum:
     OUT_SIZE_BYTES_MIN = 65536      # of a client's pipelined requests on their way, where one request is not larger
+    RETRIES_MAX = 10000
     DESCRIPTORS_SPARE = 64          # of a process, beside those of the clients
 
 
@@ -153,7 +154,9 @@ cdef class Load:
             raise ValueError(f"pipeline: {pipeline} is not 1 to {PIPELINE_MAX}")
         if close and pipeline > 1:
             raise ValueError("pipelining needs a connection that goes on")
-        if seconds <= 0 or timeout_s <= 0 or warmup_s < 0 or drain_s < 0 or retries < 0 or requests_max < 0:
+        if not 0 <= retries <= RETRIES_MAX:
+            raise ValueError(f"retries: {retries} is not 0 to {RETRIES_MAX}")
+        if seconds <= 0 or timeout_s <= 0 or warmup_s < 0 or drain_s < 0 or requests_max < 0:
             raise ValueError("seconds and timeout_s must be above 0, and the other figures not below")
         self.settings = {"host": host, "port": port, "connections": connections, "seconds": seconds,
                          "warmup_s": warmup_s, "requests_max": requests_max, "close": close, "pipeline": pipeline,

@@ -185,6 +185,7 @@ def test_an_exchange_asks_to_close_where_it_does_not_yet():
         (lambda: Load("127.0.0.1", 1, [Exchange(GET)], 0), "connections: 0"),
         (lambda: Load("127.0.0.1", 1, [Exchange(GET)], pipeline=0), "pipeline: 0"),
         (lambda: Load("127.0.0.1", 1, [Exchange(GET)], pipeline=2, close=True), "pipelining"),
+        (lambda: Load("127.0.0.1", 1, [Exchange(GET)], retries=-1), "retries: -1"),
         (lambda: Load("127.0.0.1", 1, [Exchange(GET)], seconds=0), "seconds"),
     ],
 )
