@@ -15,7 +15,8 @@ from libc.string cimport memcpy, memmove, memset
 from batchbridge.cython_ext.cache cimport cache_drop
 from batchbridge.cython_ext.core cimport (
     CONNECTION_CLOSES, CONNECTION_FREE, CONNECTION_LINGERS, CONNECTION_OPEN, IS_DIRTY, IS_EOF, IS_FINAL, IS_HELD,
-    IS_LAST, IS_PAUSED, IS_REFUSED, IS_WRITING, NO_ROUTE, OUTCOME_CLIENT_GONE, OUTCOME_ERROR_5XX, Connection, Engine, Input, Request)
+    IS_LAST, IS_PAUSED, IS_REFUSED, IS_WRITING, NO_ROUTE, OUTCOME_CLIENT_GONE,
+    OUTCOME_ERROR_5XX, Connection, Engine, Input, Request)
 from batchbridge.cython_ext.deferred cimport abandon_deferred
 from batchbridge.cython_ext.http cimport (
     AWAIT_BYTES, AWAIT_RESPONSE, AWAIT_TURN, DERIVE_REQUEST, FINISHED, answer_owed, respond_status)

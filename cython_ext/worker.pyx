@@ -324,7 +324,8 @@ cdef bint settle_array(Batch batch, result) except -1:
     cdef const unsigned char[::1] view
     if not hasattr(result, "__array_interface__"):
         return False
-    if batch.varies or result.ndim == 0 or result.dtype.kind not in "biufcmMV":     # texts and objects are entries, not rows of bytes
+    # Texts and objects are entries, not rows of bytes; and where a header is to be added, each row is answered in full.
+    if batch.varies or result.ndim == 0 or result.dtype.kind not in "biufcmMV":
         return False
     count = len(batch)
     if len(result) != count:
