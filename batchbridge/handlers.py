@@ -7,12 +7,13 @@ import contextlib
 import inspect
 import logging
 import math
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .errors import HTTPError
+from .errors import ConfigError, HTTPError
 from .policy import BatchPolicy
 
 if TYPE_CHECKING:
@@ -95,6 +96,7 @@ class Handler:
         kind: str | None = None,
         lifespan: Callable[[], contextlib.AbstractAsyncContextManager[Any]] | None = None,
     ) -> None:
+        check_route(path, methods, vary, kind)
         self.path = path
         self.function = function
         self.policy = policy
@@ -133,6 +135,35 @@ class Handler:
     def log_unanswered(self, count: int) -> None:
         """It returned and left items unanswered."""
         logger.error("handler %s of %s left %d items unanswered; they get 500", self.name, self.path, count)
+
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "CONNECT", "TRACE")
+
+#: A header's name (RFC 9110 section 5.6.2).
+TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+
+VARY_MAX = 8
+
+
+def check_route(path: str, methods: Sequence[str], vary: Sequence[str], kind: str | None) -> None:
+    """Raises ConfigError for a template, a method or a header's name that makes no sense."""
+    from .cython_ext.route import check_template
+
+    if kind is None:
+        try:
+            check_template(path)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+        if isinstance(methods, str) or not methods:
+            raise ConfigError(f"route {path!r}: methods is a list with at least one of {', '.join(METHODS)}")
+    for method in methods:
+        if method.upper() not in METHODS:
+            raise ConfigError(f"route {path!r}: the method {method!r} is not one of {', '.join(METHODS)}")
+    if isinstance(vary, str) or len(vary) > VARY_MAX:
+        raise ConfigError(f"route {path!r}: vary is a list of at most {VARY_MAX} header names")
+    for name in vary:
+        if not TOKEN.fullmatch(name):
+            raise ConfigError(f"route {path!r}: {name!r} in vary is not a header name")
 
 
 # --- threads ----------------------------------------------------------------------------------------------------------

@@ -30,6 +30,9 @@ Lifespan = Callable[["Server"], "contextlib.AbstractContextManager[Any] | Iterat
 
 logger = logging.getLogger("batchbridge.server")
 
+#: The engine's table of routes has 256 places; a few are for what stands behind all routes.
+ROUTES_MAX = 250
+
 PURGE_KINDS = {"url": 0, "prefix": 1, "tag": 2}
 
 #: Batches that a worker is given before it has ended the first: one where it runs them one after the other, more where
@@ -135,6 +138,8 @@ class Server:
             raise ConfigError(f"the route {path!r} cannot be added while the server runs")
         if path in self.handlers:
             raise ConfigError(f"the route {path!r} is declared twice")
+        if len(self.handlers) >= ROUTES_MAX:
+            raise ConfigError(f"the route {path!r} is one more than the {ROUTES_MAX} that a server can have")
         declared = BatchPolicy(**policy)
 
         def declare(function: Callable[[Any], Any]) -> Callable[[Any], Any]:

@@ -157,7 +157,7 @@ def handler_cases() -> list[Case]:
         if n % 4 == 3:
             cases.append(get(f"/raise/{n}", BATCH, body=b"fine %d" % n, weight=0.1))
         elif n % 4 == 1:
-            cases.append(get(f"/raise/{n}", BATCH, status=422, weight=0.02))
+            cases.append(get(f"/raise/{n}", REFUSED, status=422, weight=0.02))
         else:
             cases.append(get(f"/raise/{n}", FAILED, status=500, weight=0.02))
         if n % 4 == 2:
@@ -186,8 +186,8 @@ def body_cases(seed: int = 1) -> list[Case]:
         get("/vector", REFUSED, method="POST", content=b"short", status=422, weight=0.1),
         get("/echo", REFUSED, status=405, weight=0.1),
         get("/json", BATCH, method="POST", content=json_body, headers=as_json, body=b"42", weight=0.3),
-        get("/json", BATCH, method="POST", content=b"{", headers=as_json, status=400, weight=0.1),
-        get("/json", BATCH, method="POST", content=b"{}", headers={"Content-Type": "text/csv"}, status=415, weight=0.1),
+        get("/json", REFUSED, method="POST", content=b"{", headers=as_json, status=400, weight=0.1),
+        get("/json", REFUSED, method="POST", content=b"{}", headers={"Content-Type": "a/b"}, status=415, weight=0.1),
     ]
     return cases
 

@@ -27,7 +27,7 @@ cdef class Batch:
     cdef Slab *slab
     cdef Item *items                            # of the batch: items[0] is its first
     cdef uint32_t first                         # the slab's number of it
-    cdef uint32_t count
+    cdef uint32_t size                          # items of the range
     cdef uint32_t reason_number
     cdef uint32_t number                        # of the route, as the engine counts
     cdef uint32_t unanswered

@@ -11,6 +11,7 @@ The rules:
 """
 import ipaddress
 import json
+from collections.abc import Mapping, Sequence
 from urllib.parse import parse_qsl, unquote
 
 cimport cython
@@ -106,6 +107,15 @@ cdef bytes header_lines(content_type, bint is_text, headers, bint length_allowed
     return text
 
 
+cdef bytes tags_text(tags):
+    """Tags, each ended by NUL. ValueError: one holds a NUL."""
+    names = [str(tag).encode() for tag in tags]
+    for name in names:
+        if b"\0" in name:
+            raise ValueError(f"the tag {name.decode()!r} holds a NUL")
+    return b"".join(name + b"\0" for name in names)
+
+
 cdef bytes str_or_bytes(text):
     return text if isinstance(text, bytes) else str(text).encode("latin-1")
 
@@ -194,7 +204,7 @@ cdef Batch open_batch(LaneEnd end, const Dispatch *dispatch, object route, objec
     batch.slab = slab_at(&end.slabs, dispatch.slab)
     batch.first = dispatch.first
     batch.items = slab_items(batch.slab) + dispatch.first
-    batch.count = dispatch.count
+    batch.size = dispatch.count
     batch.unanswered = dispatch.count
     batch.reason_number = dispatch.reason
     batch.route = route
@@ -220,12 +230,12 @@ cdef class Batch:
             bb_fetch_add(&self.slab.batches_released, 1)
 
     def __len__(self):
-        return self.count if self.order is None else len(self.order)
+        return self.size if self.order is None else len(self.order)
 
     cdef Request request_at(self, uint32_t place):
         cdef Request request
         if self.requests is None:
-            self.requests = [None] * self.count
+            self.requests = [None] * self.size
         request = self.requests[place]
         if request is None:
             request = Request.__new__(Request)
@@ -239,17 +249,24 @@ cdef class Batch:
         if isinstance(index, slice):
             return [self[place] for place in range(*index.indices(len(self)))]
         size = len(self)
-        if index < 0:
-            index += size
-        if not 0 <= index < size:
+        if not -size <= index < size:
             raise IndexError(f"item {index} of a batch of {size}")
+        index %= size
         return self.request_at(index if self.order is None else self.order[index])
+
+    def index(self, request, start=0, stop=None):
+        """The place of a request; ValueError where it is not among them."""
+        return list(self).index(request, start, len(self) if stop is None else stop)
+
+    def count(self, request):
+        """How often a request is among them: 0 or 1."""
+        return list(self).count(request)
 
     def __iter__(self):
         cdef uint32_t place
         if self.order is not None:
             return iter([self.request_at(place) for place in self.order])
-        return iter([self.request_at(place) for place in range(self.count)])
+        return iter([self.request_at(place) for place in range(self.size)])
 
     def __repr__(self):
         return f"<Batch of {len(self)} for {self.route.path}, {self.reason}>"
@@ -277,8 +294,8 @@ cdef class Batch:
             raise TypeError(f"the route {self.route.path} has no decode=Array(...)")
         dtype = numpy.dtype(decode.dtype)
         inner = numpy.empty(decode.shape, dtype).strides if decode.shape else ()
-        array = numpy.ndarray((self.count, *decode.shape), dtype, view_of(self, self.items[0].body_offset, (
-            self.count - 1) * self.slab.array_stride + dtype.itemsize * elements(decode.shape)),
+        array = numpy.ndarray((self.size, *decode.shape), dtype, view_of(self, self.items[0].body_offset, (
+            self.size - 1) * self.slab.array_stride + dtype.itemsize * elements(decode.shape)),
             strides=(self.slab.array_stride, *inner))
         return array.copy() if copy or self.order is not None else array
 
@@ -305,7 +322,7 @@ cdef class Batch:
                 raise ValueError("cache_ttl_s: only answers to GET and HEAD can be cached")
             ttl_s = max(0, min(int(cache_ttl_s), 0x7FFFFFFF))
         if tags:
-            text = b"".join(str(tag).encode() + b"\0" for tag in ((tags,) if isinstance(tags, str) else tags))
+            text = tags_text((tags,) if isinstance(tags, str) else tags)
         is_text = isinstance(body, str)
         if self.route.vary:
             given = headers.items() if hasattr(headers, "items") else headers
@@ -546,7 +563,10 @@ cdef class Request:
         return True
 
 
-class Headers:
+Sequence.register(Batch)
+
+
+class Headers(Mapping):
     """A request's header fields: a mapping from a name, in any case, to its value as str (latin-1).
 
     Several fields of one name are joined with ", ", as RFC 9110 section 5.3 allows; ``getall`` gives them apart.

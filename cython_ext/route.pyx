@@ -3,9 +3,11 @@
 A template is a path whose segments are literal, or `{name}` for any one non-empty segment, or, last, `{name:path}` for
 the rest of the path. It matches the path as it was sent; a parameter's escapes are decoded when a handler asks for it.
 """
+import re
+
 from libc.stdint cimport uint32_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memchr, memcmp, memcpy
+from libc.string cimport memchr, memcmp, memcpy, memset
 
 from batchbridge.cython_ext.bridge cimport ITEM_PARAMETERS_MAX
 from batchbridge.cython_ext.core cimport NO_ROUTE, Engine, Route
@@ -14,6 +16,10 @@ from batchbridge.cython_ext.parse cimport METHOD_GET, METHOD_HEAD, Slice
 
 cdef extern from "<string.h>" nogil:
     size_t strlen(const char *) noexcept
+
+
+# What may stand in a path between two "/" (RFC 3986 section 3.3), without the braces that are never sent bare.
+LITERAL = re.compile(r"(?:[A-Za-z0-9._~!$&'()*+,;=:@-]|%[0-9A-Fa-f]{2})*")
 
 
 cdef bint matches(const Route *route, const char *data, const Slice *path, Slice *parameters,
@@ -86,9 +92,9 @@ cdef tuple compile_template(Route *route, str template):
             names.append(name)
             literals.append(b"")
             route.is_catch_all = kind == "path"
-        elif "{" in segment or "}" in segment or "?" in segment or "#" in segment or not segment.isascii():
+        elif not LITERAL.fullmatch(segment):
             raise ValueError(f"the path {template!r} has a segment {segment!r}: "
-                             "a segment is plain ASCII text, or a {name} alone")
+                             "a segment is what may stand in a path as it is sent, or a {name} alone")
         elif segment == "" and position + 1 != len(segments):
             raise ValueError(f"the path {template!r} has an empty segment")
         else:
@@ -111,6 +117,16 @@ cdef tuple compile_template(Route *route, str template):
         raise MemoryError
     memcpy(route.segments, <const char *>text, len(text))
     return tuple(names)
+
+
+def check_template(str template):
+    """The names of a template's parameters; ValueError says what is wrong with it."""
+    cdef Route route
+    memset(&route, 0, sizeof(Route))
+    try:
+        return compile_template(&route, template)
+    finally:
+        route_free(&route)
 
 
 cdef void route_free(Route *route) noexcept nogil:

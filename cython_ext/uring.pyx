@@ -82,7 +82,6 @@ cdef enum Operation:
     OPERATION_FINISH
     OPERATION_CANCEL
     OPERATION_BELL
-    OPERATION_RING
     OPERATION_LOG
     OPERATION_TIMER
     OPERATION_CLOSE_FILE
@@ -96,7 +95,6 @@ cdef struct Uring:
     uint32_t accepting              # bits by listener: a multishot accept is armed
     uint64_t accept_retry_us        # 0, or when to try again what failed for lack of descriptors
     uint64_t bell_value
-    uint64_t one
     uint64_t timer_us               # the earliest timer entry that is armed; 0: none
     __kernel_timespec timer
     uint8_t is_direct               # connections are slots; the kernel has socket commands, which tell their peers
@@ -271,11 +269,9 @@ cdef void driver_tear_down(Engine *engine, Connection *connection) noexcept nogi
 
 
 cdef void driver_ring_bell(Engine *engine, int bell) noexcept nogil:
-    cdef Uring *driver = driver_of(engine)
-    cdef io_uring_sqe *entry = ring_entry(&driver.ring)
-    io_uring_prep_write(entry, bell, &driver.one, 8, 0)
-    entry.flags |= <uint8_t>IOSQE_CQE_SKIP_SUCCESS
-    entry.user_data = <uint64_t>OPERATION_RING << 56
+    # Not through the ring: an eventfd has no write that could not block, so the kernel would give it to a thread.
+    cdef uint64_t one = 1
+    write(bell, &one, 8)
 
 
 cdef void driver_write_log(Engine *engine, const char *text, uint32_t length) noexcept nogil:
@@ -500,15 +496,19 @@ cdef void stop_accepting(Engine *engine, Uring *driver) noexcept nogil:
 cdef void reap(Engine *engine, Uring *driver) noexcept nogil:
     cdef io_uring_cqe *completions[COMPLETIONS_AT_ONCE]
     cdef unsigned int count, index
+    cdef bint has_reaped = False
     while True:
         count = io_uring_peek_batch_cqe(&driver.ring.uring, completions, COMPLETIONS_AT_ONCE)
         if count == 0:
             break
+        has_reaped = True
         for index in range(count):
             on_completion(engine, completions[index].user_data, completions[index].res, completions[index].flags)
         io_uring_cq_advance(&driver.ring.uring, count)
     ring_show_buffers(&driver.ring)
-    engine.more_input = (driver.ring.uring.sq.kflags[0] & IORING_SQ_TASKRUN) != 0
+    # The kernel sets the flag behind the work it stands for, so it can be left over from work that is done already. It is
+    # believed for one turn, and again only if that turn brought something.
+    engine.more_input = has_reaped and driver.ring.uring.sq.kflags[0] & IORING_SQ_TASKRUN
 
 
 cdef int one_turn(Engine *engine, Uring *driver, int64_t wait_us) noexcept nogil:
@@ -591,7 +591,6 @@ cdef class UringEngine(EngineThread):
         if driver is NULL:
             raise MemoryError
         engine.driver_data = driver
-        driver.one = 1
         driver.is_direct = self.settings["has_socket_command"]
         driver.slot_flag = IOSQE_FIXED_FILE if driver.is_direct else 0
         driver.peer_names = <char *>calloc(engine.limits.connections_max, PEER_NAME_SIZE_BYTES)

@@ -70,7 +70,7 @@ cdef class Worker:
         batch.number = dispatch.route
         lane_dispatch_taken(&self.end.lane)
         self.end.lane.shared.batches += 1
-        self.end.lane.shared.items += batch.count
+        self.end.lane.shared.items += batch.size
         return batch
 
     def end_batch(self, Batch batch):
@@ -78,7 +78,7 @@ cdef class Worker:
         cdef uint32_t place
         if batch.unanswered:
             batch.route.log_unanswered(batch.unanswered)
-            for place in range(batch.count):
+            for place in range(batch.size):
                 batch.answer_status(place, 500)
         self.end.end_batch(batch.slab, batch.number)
         # They refer to the batch: with them it, and its slab, would wait for the cyclic collector.
@@ -89,14 +89,14 @@ cdef class Worker:
         cdef uint32_t place
         cdef list good = []
         decode = batch.route.decode_body
-        for place in range(batch.count):
+        for place in range(batch.size):
             request = batch.request_at(place)
             try:
                 (<Request>request).known_value = decode(request)
                 good.append(place)
             except HTTPError as error:
                 batch.answer_failure(place, error)
-        if len(good) < batch.count:
+        if len(good) < batch.size:
             batch.order = good
         return len(good) > 0
 
@@ -144,7 +144,7 @@ cdef class Worker:
         cdef uint32_t place
         if not isinstance(error, HTTPError):
             batch.route.log_failure(error)
-        for place in range(batch.count):
+        for place in range(batch.size):
             if batch.answered[place]:
                 continue
             if isinstance(error, HTTPError):
@@ -159,7 +159,7 @@ cdef class Worker:
             return False
         if batch.route.policy.idempotent:
             return True
-        for place in range(batch.count):
+        for place in range(batch.size):
             if batch.items[place].method not in (METHOD_GET, METHOD_HEAD, METHOD_OPTIONS):
                 return False
         return True
@@ -169,7 +169,7 @@ cdef class Worker:
         cdef uint32_t place
         cdef Batch part
         parts = []
-        for place in range(batch.count):
+        for place in range(batch.size):
             if batch.answered[place] or (batch.order is not None and place not in batch.order):
                 continue
             part = Batch.__new__(Batch)
@@ -177,7 +177,7 @@ cdef class Worker:
             part.slab = batch.slab
             part.items = batch.items + place
             part.first = batch.first + place
-            part.count = 1
+            part.size = 1
             part.unanswered = 1
             part.reason_number = batch.reason_number
             part.state = batch.state

@@ -1,5 +1,5 @@
-"""``batchbridge serve`` as an operator meets it: the start-up line, signals and drains, the admin interface, and what goes
-wrong told in one line that names the value, with exit status 1 or 2 and without a traceback."""
+"""``batchbridge serve`` as an operator meets it: the start-up line, signals and drains, the admin interface; and what
+goes wrong is told in one line that names the value, with exit status 1 or 2 and without a traceback."""
 
 import json
 import os

@@ -182,6 +182,19 @@ def test_time_left(engine: str) -> None:
     assert 400_000 < left[0] <= 500_000 and left[0] - left[1] >= 50_000
 
 
+def test_the_dead_take_no_place_in_the_queue(engine: str) -> None:
+    gate, calls = Gate(), []
+    with running(gated(engine, gate, calls, timeout_us=300_000, max_queue_size=4)) as server:
+        clients = send_all(server, *range(5))
+        assert [client.reply().status for client in clients] == [504] * 5
+        clients = send_all(server, *range(5, 10))
+        assert sorted(client.reply().status for client in clients) == [503, 504, 504, 504, 504]
+        gate.open()
+        await_true(lambda: server.stats()["routes"]["/x/{n}"]["queued"] == 0)
+        assert clients[0].ask("GET", "/x/quick").status == 200
+    assert calls == [["0"], ["quick"]]
+
+
 @pytest.mark.parametrize("kind", ["timeout_us", "queue_timeout_us"])
 def test_many_time_outs_balance(engine: str, kind: str) -> None:
     gate, calls = Gate(), []

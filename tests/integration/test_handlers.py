@@ -295,7 +295,8 @@ def test_entries_of_every_kind(bench: Bench, caplog: pytest.LogCaptureFixture) -
         bb.Response("made", 201, headers={"X-Made": "yes", "Set-Cookie": "a=b"}, content_type="text/html"),
         bb.Response(b"\0", headers=[("X-Twice", "1"), ("X-Twice", "2")]),
         bb.HTTPError(404, "no such thing"), bb.HTTPError(429, "slow down", headers=[("Retry-After", "7")]),
-        bb.HTTPError(403), OddError("alone"), 3, None, bb.Response(b"", 204), bb.Response(b"", 304), bb.Response("x", 599),
+        bb.HTTPError(403), OddError("alone"), 3, None, bb.Response(b"", 204), bb.Response(b"", 304),
+        bb.Response("x", 599),
     ]  # fmt: skip
 
     @bench.route("/e", policy="fixed", max_batch_size=len(entries), max_queue_delay_us=2_000_000)
