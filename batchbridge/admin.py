@@ -28,11 +28,11 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Protocol
+from typing import Any, Protocol, Unpack
 from urllib.parse import parse_qs, urlsplit
 
 from .errors import BatchBridgeError, BindError, HTTPError
-from .policy import BatchPolicy
+from .policy import BatchPolicy, PolicyFields
 from .values import Address, parse_address
 
 __all__ = ["AdminServer", "Administered", "start"]
@@ -70,7 +70,7 @@ class Administered(Protocol):
     def policy(self, path: str) -> BatchPolicy:
         """A route's policy. Raises KeyError for a path that is no route."""
 
-    def set_policy(self, path: str, **changes: Any) -> Any:
+    def set_policy(self, path: str, **changes: Unpack[PolicyFields]) -> Any:
         """Changes it. Raises ConfigError."""
 
 

@@ -283,7 +283,7 @@ class Config:
         "log", "log", "off", "Access log, Combined format: a path, - for standard output, or off.", command_default="-"
     )
     access_log_buffer_size_bytes: int = _option(
-        "log", "size", 64 * KIB, "Log lines go out when this much has gathered, or each second.", 4096, 64 * MIB,
+        "log", "size", 256 * KIB, "Log lines go out when this much has gathered, or each second.", 4096, 64 * MIB,
         flag="--access-log-buffer",
     )  # fmt: skip
 

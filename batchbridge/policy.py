@@ -10,11 +10,21 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypedDict
 
 from .errors import ConfigError
 
-__all__ = ["POLICY_FIELDS", "BatchPolicy", "Decision", "Reason", "adapt", "check_field", "deadline_us", "decide"]
+__all__ = [
+    "POLICY_FIELDS",
+    "BatchPolicy",
+    "Decision",
+    "PolicyFields",
+    "Reason",
+    "adapt",
+    "check_field",
+    "deadline_us",
+    "decide",
+]
 
 Reason = Literal["full", "delay", "idle", "deadline", "closing"]
 
@@ -81,6 +91,24 @@ def check_field(name: str, value: Any, label: str | None = None) -> Any:
     close = get_close_matches(name, POLICY_FIELDS, 1)
     hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(POLICY_FIELDS)}"
     raise ConfigError(f"{label} is not a setting of a batch policy; {hint}")
+
+
+class PolicyFields(TypedDict, total=False):
+    """The fields of a :class:`BatchPolicy`, as keyword arguments."""
+
+    max_batch_size: int
+    max_queue_delay_us: int
+    preferred_batch_size: int | Iterable[int]
+    policy: Literal["idle", "fixed", "adaptive"]
+    max_queue_size: int
+    queue_timeout_us: int | None
+    timeout_us: int | None
+    concurrency: int
+    coalesce: bool
+    on_error: Literal["isolate", "fail"]
+    idempotent: bool
+    latency_objective_us: int | None
+    response_batch_size: int | None
 
 
 @dataclass(frozen=True)

@@ -11,17 +11,18 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from .config import Config
 from .errors import BatchBridgeError, ConfigError, EngineError
 from .handlers import Array, Handler, HandlerThread, Json, Msgpack
 from .machine import Machine
-from .policy import BatchPolicy
+from .policy import BatchPolicy, PolicyFields
 from .resources import Wake, fit_descriptors, listen, open_log, url_of, woken_by_signals
 
 if TYPE_CHECKING:
     from .cython_ext.engine import EngineThread
+    from .messages import Batch
     from .testing import TestClient
 
 __all__ = ["Cache", "Server"]
@@ -30,8 +31,11 @@ Lifespan = Callable[["Server"], "contextlib.AbstractContextManager[Any] | Iterat
 
 logger = logging.getLogger("batchbridge.server")
 
-#: The engine's table of routes has 256 places; a few are for what stands behind all routes.
-ROUTES_MAX = 250
+#: A handler: called with a Batch; returns None, or one entry an item; may be `async def`.
+Function = TypeVar("Function", bound="Callable[[Batch], Any]")
+
+#: The engine's table of routes has a few places more, for what stands behind all routes.
+ROUTES_MAX = 256
 
 PURGE_KINDS = {"url": 0, "prefix": 1, "tag": 2}
 
@@ -126,8 +130,8 @@ class Server:
         methods: Sequence[str] = ("GET",),
         decode: Json | Msgpack | Array | None = None,
         vary: Sequence[str] = (),
-        **policy: Any,
-    ) -> Callable[[Callable[[Any], Any]], Callable[[Any], Any]]:
+        **policy: Unpack[PolicyFields],
+    ) -> Callable[[Function], Function]:
         """Declares a batch handler for `path`, such as ``"/score/{model}"``; ``{name:path}`` takes the path's rest.
 
         The function is called with a :class:`Batch`, may be ``async def``, and answers each item: by `respond()`, or by
@@ -140,9 +144,9 @@ class Server:
             raise ConfigError(f"the route {path!r} is declared twice")
         if len(self.handlers) >= ROUTES_MAX:
             raise ConfigError(f"the route {path!r} is one more than the {ROUTES_MAX} that a server can have")
-        declared = BatchPolicy(**policy)
+        declared = BatchPolicy().changed(**policy)
 
-        def declare(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        def declare(function: Function) -> Function:
             self.handlers[path] = Handler(path, function, declared, methods=methods, decode=decode, vary=vary)
             return function
 
@@ -157,16 +161,19 @@ class Server:
         """The batch policy of a route, as it is now. Raises KeyError for an unknown path."""
         return self.handlers[path].policy
 
-    def set_policy(self, path: str, **changes: Any) -> BatchPolicy:
+    def set_policy(self, path: str, **changes: Unpack[PolicyFields]) -> BatchPolicy:
         """Changes a route's batch policy, in effect from its next batch; returns the new one.
 
         Raises KeyError for an unknown path, ConfigError for a change that makes no sense.
         """
+        return self._store_policy(path, self._bounded(self.handlers[path].policy.changed(**changes)))
+
+    def _store_policy(self, path: str, policy: BatchPolicy) -> BatchPolicy:
         handler = self.handlers[path]
-        handler.policy = self._bounded(handler.policy.changed(**changes))
+        handler.policy = policy
         for engine in self.engines:
             engine.set_policy(engine.routes.index(path), handler.settings()["policy"])
-        return handler.policy
+        return policy
 
     def _bounded(self, policy: BatchPolicy) -> BatchPolicy:
         return policy.changed(max_batch_size=min(policy.max_batch_size, self.config.batch_size_max))
@@ -460,7 +467,7 @@ class Server:
             self.reopen_log()
             differing.remove("access_log")
         for path, changed in policies.items():
-            self.set_policy(path, **{name: getattr(changed, name) for name in changed.__dataclass_fields__})
+            self._store_policy(path, changed)
         self.config = self.config.replace(routes=fresh.routes)
         return [name for name in differing if name != "routes"]
 
@@ -493,6 +500,11 @@ class Server:
             await asyncio.shield(asyncio.to_thread(self.stop))
 
     # --- figures ---
+
+    @property
+    def admin_url(self) -> str | None:
+        """Where the admin interface listens, while the server runs; None where there is none."""
+        return self._admin.url if self._admin is not None else None
 
     @property
     def urls(self) -> list[str]:

@@ -19,7 +19,7 @@ import random
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
 
@@ -222,10 +222,11 @@ def is_at_least(point: Point) -> bool:
 def table(summary: list[Point], engine: str, options: argparse.Namespace) -> Table:
     shown = Table(
         title=f"{engine} engine, {CONNECTIONS} connections, medians of {options.blocks} runs of {options.seconds:g} s",
-        caption="max: max_batch_size; mean batch: achieved; CPU: the server's; server, client: how busy\n"
-        "their cores were; ≥: the client or other programs were the limit. All answers were verified.",
+        caption="max: max_batch_size; CPU: of the server, by request; server, client: how\n"
+        "busy their cores were; ≥: the client or other programs were the limit.\n"
+        "All answers were verified.",
     )
-    for column in ("max", "mean batch", "requests/s", "CPU µs/req.", "p50 ms", "p99 ms", "server", "client"):
+    for column in ("max", "mean batch", "requests/s", "CPU µs", "p50 ms", "p99 ms", "server", "client"):
         shown.add_column(column, justify="right", no_wrap=True)
     for point in summary:
         shown.add_row(
@@ -258,6 +259,7 @@ def draw(path: Path, points: dict[int, list[Point]], engine: str) -> None:
     from .picture import Series, draw_panels
 
     x = [[point.batch_size for point in runs] for runs in points.values()]
+    at_least = [is_at_least(point) for point in summarise(points)]
 
     def series(label: str, name: str, scale: float = 1.0) -> Series:
         return Series(label, [[getattr(point, name) * scale for point in runs] for runs in points.values()])
@@ -270,11 +272,12 @@ def draw(path: Path, points: dict[int, list[Point]], engine: str) -> None:
         x=x,
         x_names=[f"{size}" for size in points],
         panels=[
-            ("throughput", "1,000 requests/s", [series("", "requests_per_s", 1e-3)]),
+            ("throughput", "1,000 requests/s", [replace(series("", "requests_per_s", 1e-3), at_least=at_least)]),
             ("server CPU", "µs/request", [series("", "cpu_us")]),
             ("latency", "ms", [series("p50", "p50_ms"), series("p99", "p99_ms")]),
         ],
-        footnote="Points: medians, labelled with max_batch_size; bars: least and largest of the runs. "
+        footnote="Points: medians, labelled with max_batch_size; hollow: at least, since other programs or the client "
+        "were the limit; bars: least and largest of the runs. "
         f"{1 - DOCUMENT_SHARE:.0%} handler, {DOCUMENT_SHARE:.0%} documents.",
     )
 

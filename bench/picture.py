@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,8 @@ class Series:
 
     label: str
     runs: list[list[float]]
+    at_least: Sequence[bool] = ()
+    """Where the value is a lower bound; such points are hollow."""
 
 
 def draw_panels(
@@ -68,7 +71,7 @@ def draw_panels(
             axis.set_ylabel(f"{name} ({unit})")
             axis.set_xlabel(x_label)
             axis.set_ylim(bottom=0, top=axis.get_ylim()[1] * 1.06)
-            batch_axis(axis)
+            batch_axis(axis, max(places))
             if len(series) > 1:
                 axis.legend(frameon=False)
         figure.suptitle(f"{title}\n", fontsize=12.5, fontweight="bold")
@@ -93,17 +96,28 @@ def draw_line(axis: Any, places: list[float], line: Series, number: int) -> None
         capsize=2.5,
         elinewidth=1,
     )
+    hollow = [place for place, is_bound in enumerate(line.at_least) if is_bound]
+    axis.plot(
+        [places[place] for place in hollow],
+        [middle[place] for place in hollow],
+        linestyle="none",
+        marker=MARKERS[number],
+        markerfacecolor="white",
+        markeredgecolor=COLOURS[number],
+        markeredgewidth=1.6,
+        zorder=5,
+    )
 
 
 def name_points(axis: Any, places: list[float], heights: list[float], names: Sequence[str]) -> None:
+    beside = (5, -11) if heights[-1] > heights[0] else (5, 5)  # where the line does not run
     for place, height, name in zip(places, heights, names, strict=True):
-        axis.annotate(
-            name, (place, height), textcoords="offset points", xytext=(5, 5), ha="left", fontsize=8, color="#444444"
-        )
+        axis.annotate(name, (place, height), textcoords="offset points", xytext=beside, fontsize=8, color="#444444")
 
 
-def batch_axis(axis: Any) -> None:
-    """Powers of two, written out."""
+def batch_axis(axis: Any, largest: float) -> None:
+    """Powers of two, written out, up to the one that the largest batch is nearest to."""
     axis.set_xscale("log", base=2)
+    axis.set_xlim(0.85, max(largest, 2 ** round(math.log2(largest))) * 1.3)
     axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     axis.xaxis.set_minor_locator(NullLocator())

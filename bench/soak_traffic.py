@@ -133,10 +133,10 @@ def file_cases(root: Path, server: ServerProcess, tally: Tally) -> list[Case]:
                 body=content[size // 3 : size // 2 + 1]),
             get(path, FILE, status=206, headers={"Range": "bytes=-7"}, body=content[-7:], weight=0.1),
             get(path, FILE, status=206, headers={"Range": "bytes=0-0", "If-Range": etag}, body=content[:1], weight=0.1),
-            get(path, FILE, status=416, headers={"Range": f"bytes={size}-"}, weight=0.1),
+            get(path, REFUSED, status=416, headers={"Range": f"bytes={size}-"}, weight=0.1),
             get(path, FILE, status=304, headers={"If-None-Match": etag}, weight=0.1),
             get(path, FILE, status=304, headers={"If-Modified-Since": modified}, weight=0.1),
-            get(path, FILE, status=412, headers={"If-Match": '"another"'}, weight=0.1),
+            get(path, REFUSED, status=412, headers={"If-Match": '"another"'}, weight=0.1),
         ]  # fmt: skip
     return cases
 

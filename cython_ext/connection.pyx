@@ -220,7 +220,8 @@ cdef uint32_t run_requests(Engine *engine, Connection *connection, const char *d
         if state != FINISHED and state != AWAIT_RESPONSE:
             # The table has no transition: our fault, or that of whoever changed it. Nothing sensible can follow.
             engine.counters.table_faults += 1
-            engine.counters.outcomes[<int>OUTCOME_ERROR_5XX] += 1
+            if request.deferred is NULL:        # else abandoned, and counted so, by tear_down
+                engine.counters.outcomes[<int>OUTCOME_ERROR_5XX] += 1
             engine.driver.tear_down(engine, connection)
             return length
     return offset

@@ -12,7 +12,7 @@ from batchbridge.cython_ext.parse cimport Head, HeadLimits, Slice
 
 cdef enum:
     LANES_MAX = 64
-    ROUTES_MAX = 256
+    ROUTES_MAX = 264                # an application's 256, and what stands behind all of them
     STATUS_MAX = 600
     COALESCE_BUCKETS = 1024
     NO_ROUTE = -1
@@ -185,7 +185,7 @@ cpdef enum Outcome:
     OUTCOME_FILE                    # read from a file
     OUTCOME_BATCH                   # answered by a handler
     OUTCOME_REMOTE                  # answered by an upstream
-    OUTCOME_LOCAL                   # answered by the engine itself: OPTIONS, redirects, 304, 412
+    OUTCOME_LOCAL                   # answered by the engine itself: OPTIONS, redirects
     OUTCOME_ERROR_4XX
     OUTCOME_ERROR_5XX
     OUTCOME_CLIENT_GONE
@@ -324,7 +324,7 @@ cdef struct Engine:
     uint8_t is_inline               # handlers run on the engine's own thread
     uint8_t draining
     uint8_t stopping
-    Route routes[256]
+    Route routes[264]
     uint32_t route_count
     int fallback_route              # a user-mode server for what has no route, or NO_ROUTE
     int remote_route

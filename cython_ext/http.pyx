@@ -431,6 +431,7 @@ cdef int derive_status_response(void *engine_data, void *connection_data, void *
 cdef void answer_owed(Engine *engine, Connection *connection) noexcept nogil:
     cdef Deferred *deferred
     cdef Request request
+    cdef int state
     while (connection.first is not NULL and connection.first.ready and connection.state == CONNECTION_OPEN
             and can_respond(engine, connection)):
         deferred = connection.first
@@ -443,8 +444,11 @@ cdef void answer_owed(Engine *engine, Connection *connection) noexcept nogil:
         request.outcome = engine.routes[deferred.route].outcome
         if request.answer is not NULL and completion_text(request.answer.lane, &request.answer.completion) is NULL:
             request.status = request.answer.completion.status       # a status and nothing else
-        resume_machine(&engine.machine, AWAIT_RESPONSE, EVENT_TIMED_OUT if request.status else EVENT_ANSWERED, engine,
-                       connection, &request)
+        state = resume_machine(&engine.machine, AWAIT_RESPONSE, EVENT_TIMED_OUT if request.status else EVENT_ANSWERED,
+                               engine, connection, &request)
+        if state != FINISHED and connection.state == CONNECTION_OPEN:
+            engine.counters.table_faults += 1
+            engine.driver.tear_down(engine, connection)
         if connection.first is deferred:        # unless the connection was lost while it was answered
             deferred_finish(engine, deferred)
 

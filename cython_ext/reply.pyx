@@ -161,6 +161,8 @@ cdef int send_response(void *engine_data, void *connection_data, void *request_d
         response.keep_alive = 0
     if request.object is not NULL:
         describe_object(engine, request, &response)
+        if request.object.flags & OBJECT_FILE and response.status >= 400:      # 412, 416
+            request.outcome = outcome_of(response.status)
         if request.file >= 0:
             response.file = request.file
             if response.body_length == 0 or response.head_only:

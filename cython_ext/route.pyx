@@ -82,7 +82,8 @@ cdef tuple compile_template(Route *route, str template):
     for position, segment in enumerate(segments):
         if segment.startswith("{") and segment.endswith("}"):
             name, _, kind = segment[1:-1].partition(":")
-            if kind not in ("", "path") or (kind and position + 1 != len(segments)) or not name.isidentifier():
+            if kind not in ("", "path") or (kind and position + 1 != len(segments)) or not name.isidentifier() or (
+                    not kind and ":" in segment):
                 raise ValueError(f"the path {template!r} has a parameter {segment!r}: "
                                  "write {name}, or {name:path} as the last one")
             if name in names:

@@ -506,8 +506,8 @@ cdef void reap(Engine *engine, Uring *driver) noexcept nogil:
             on_completion(engine, completions[index].user_data, completions[index].res, completions[index].flags)
         io_uring_cq_advance(&driver.ring.uring, count)
     ring_show_buffers(&driver.ring)
-    # The kernel sets the flag behind the work it stands for, so it can be left over from work that is done already. It is
-    # believed for one turn, and again only if that turn brought something.
+    # The kernel sets the flag behind the work it stands for, so it can be left over from work that is done already. It
+    # is believed for one turn, and again only if that turn brought something.
     engine.more_input = has_reaped and driver.ring.uring.sq.kflags[0] & IORING_SQ_TASKRUN
 
 

@@ -34,10 +34,11 @@ def command(changes: dict[str, Any], sources: dict[str, str]) -> None:
 
 def announce(server: Server) -> None:
     """Tells on standard error that the server is ready, and where."""
-    click.echo(start_line(server.config, server.urls, len(server.routes), server.engine), err=True)
+    line = start_line(server.config, server.urls, len(server.routes), server.engine, server.admin_url)
+    click.echo(line, err=True)
 
 
-def start_line(config: Config, urls: list[str], route_count: int, engine: str) -> str:
+def start_line(config: Config, urls: list[str], route_count: int, engine: str, admin_url: str | None = None) -> str:
     """What is served, where, and how: one line."""
     served = [] if config.root is None else [config.root]
     if route_count:
@@ -49,7 +50,7 @@ def start_line(config: Config, urls: list[str], route_count: int, engine: str) -
         if config.handler_threads == 0
         else _counted(config.handler_threads, "handler thread")
     )
-    admin = f", admin on http://{config.admin}" if config.admin else ""
+    admin = f", admin on {admin_url}" if admin_url else ""
     return f"batchbridge {version()} serving {what} on {', '.join(urls)} with {engine}, {threads}, {handlers}{admin}"
 
 

@@ -204,7 +204,7 @@ def test_with_few_descriptors_the_server_survives_and_recovers(engine: str, tmp_
     with Command(root, *settings, folder=tmp_path, engine=engine, preexec=limit) as command:
         assert ask(command.url, "GET", "/small.txt").body == b"small\n"
         clients = []
-        for _ in range(80):
+        for _ in range(60):
             client = Client(command.url, patience_s=0.05, receive_buffer_bytes=4096)
             client.send(head("GET", "/big.bin"))
             clients.append(client)

@@ -11,7 +11,7 @@ import batchbridge as bb
 from support.serving import Gate, make_server, running
 from support.wire import Client, await_true, head
 
-TIMEOUT_S = 0.4
+TIMEOUT_S = 0.3
 #: Within this, a time-out of TIMEOUT_S must have been carried out, on a busy machine too.
 PATIENCE_S = 4.0
 

@@ -21,7 +21,9 @@ IPV4, IPV6 = 2, 10
 
 def make_server(*, lifespan: Any = None, **settings: Any) -> bb.Server:
     """A server with these settings, whose handlers may be run by a Loop or a test client."""
-    return bb.Server(config=bb.Config(**{"handler_threads": 0, "file_revalidate_s": 0.0, **settings}), lifespan=lifespan)
+    return bb.Server(
+        config=bb.Config(**{"handler_threads": 0, "file_revalidate_s": 0.0, **settings}), lifespan=lifespan
+    )
 
 
 class Loop:

@@ -234,5 +234,5 @@ def test_a_log_that_cannot_be_written_stops_nobody() -> None:
 def test_a_log_that_cannot_be_opened_is_told_at_the_start() -> None:
     server = make_server(access_log="/nowhere/access.log")
     server.batch("/h")(lambda batch: ["x"] * len(batch))
-    with pytest.raises(bb.ConfigError, match="access_log: '/nowhere/access.log' cannot be opened"):
+    with pytest.raises(bb.ConfigError, match=r"access_log: '/nowhere/access\.log' cannot be opened"):
         server.test_client()

@@ -174,7 +174,9 @@ def test_doctor_prints_a_table_or_json(run):
     ],
 )
 def test_the_start_line(changes, routes, words):
-    line = start_line(Config(**changes), ["http://a:1", "http://b:2"], routes, "io_uring")
+    config = Config(**changes)
+    admin_url = f"http://{config.admin}" if config.admin else None
+    line = start_line(config, ["http://a:1", "http://b:2"], routes, "io_uring", admin_url)
     assert line.startswith("batchbridge ")
     assert words in line
     assert "\n" not in line

@@ -110,7 +110,7 @@ def test_fin_is_no_farewell() -> None:
 @pytest.mark.parametrize("half", [get("/h")[:-1], post("/h", b"body")[:-1], b"G"])
 def test_fin_in_the_middle_of_a_request_ends_it_without_a_word(half: bytes) -> None:
     server = make_server()
-    seen, handler = recording()
+    _, handler = recording()
     server.batch("/h", methods=["GET", "POST"])(handler)
     with looping(server) as loop:
         client = loop.connect(get("/h") + half)
@@ -123,7 +123,7 @@ def test_fin_in_the_middle_of_a_request_ends_it_without_a_word(half: bytes) -> N
 
 def test_a_pipeline_that_breaks_off_counts_each_of_its_requests_once() -> None:
     server = make_server()
-    seen, handler = recording()
+    _, handler = recording()
     server.batch("/h")(handler)
     with looping(server) as loop:
         client = loop.connect(get("/nothing") + get("/h") * 3 + get("/nothing") * 2)

@@ -46,7 +46,7 @@ def test_identical_requests_share_one_item_and_its_answer() -> None:
 
 
 def test_a_request_joins_one_that_a_handler_works_on() -> None:
-    server, seen = serving()
+    server, _ = serving()
     with looping(server) as loop:
         clients = [loop.connect(get("/h"))]
         loop.turn()
@@ -57,7 +57,7 @@ def test_a_request_joins_one_that_a_handler_works_on() -> None:
 
 
 def test_after_the_answer_the_next_one_asks_anew() -> None:
-    server, seen = serving()
+    server, _ = serving()
     with looping(server) as loop:
         clients = []
         for _ in range(2):
@@ -103,7 +103,7 @@ def test_what_may_differ_is_kept_apart(other: bytes, shared: int) -> None:
     "other", [get("/h?a", "User-Agent: x"), get("/h?a", version="1.0"), get("http://test/h?a", "X-Other: y")]
 )
 def test_what_cannot_make_a_difference_does_not(other: bytes) -> None:
-    server, seen = serving(vary=["accept"])
+    server, _ = serving(vary=["accept"])
     with looping(server) as loop:
         clients = [loop.connect(request) for request in (get("/h?a"), other)]
         loop.settle()
@@ -116,7 +116,11 @@ def test_each_gets_header_lines_of_its_own(size: int) -> None:
     with looping(server) as loop:
         close, keep, old = (
             loop.connect(request)
-            for request in (get("/h", "Connection: close"), get("/h"), get("/h", "Connection: keep-alive", version="1.0"))
+            for request in (
+                get("/h", "Connection: close"),
+                get("/h"),
+                get("/h", "Connection: keep-alive", version="1.0"),
+            )
         )
         loop.settle()
         assert len(seen) == 1
@@ -127,7 +131,7 @@ def test_each_gets_header_lines_of_its_own(size: int) -> None:
 
 
 def test_two_on_one_connection_are_answered_in_order() -> None:
-    server, seen = serving()
+    server, _ = serving()
     with looping(server) as loop:
         client = loop.connect(get("/h?1") + get("/h?2") + get("/h?1") + get("/nothing") + get("/h?2"))
         loop.settle()
@@ -136,7 +140,7 @@ def test_two_on_one_connection_are_answered_in_order() -> None:
 
 
 def test_an_error_is_shared_too() -> None:
-    server, seen = serving(lambda request: bb.HTTPError(404, "not this one"))
+    server, _ = serving(lambda request: bb.HTTPError(404, "not this one"))
     with looping(server) as loop:
         clients = [loop.connect(get("/h")) for _ in range(3)]
         loop.settle()
@@ -181,7 +185,7 @@ def test_the_others_are_answered_when_some_go(when: str, gone: tuple[int, ...]) 
 
 
 def test_an_heir_is_not_joined_by_newcomers_but_answered() -> None:
-    server, seen = serving()
+    server, _ = serving()
     with looping(server) as loop:
         loop.connect(get("/h?busy"))
         loop.turn()
@@ -196,7 +200,7 @@ def test_an_heir_is_not_joined_by_newcomers_but_answered() -> None:
 
 
 def test_each_has_its_own_time_out() -> None:
-    server, seen = serving(timeout_us=10 * S)
+    server, _ = serving(timeout_us=10 * S)
     with looping(server) as loop:
         first = loop.connect(get("/h"))
         loop.turn()
@@ -213,7 +217,7 @@ def test_each_has_its_own_time_out() -> None:
 
 
 def test_a_follower_may_be_late_while_its_leader_is_not() -> None:
-    server, seen = serving(timeout_us=10 * S)
+    server, _ = serving(timeout_us=10 * S)
     with looping(server) as loop:
         leader = loop.connect(get("/h"))
         loop.turn()
@@ -229,7 +233,7 @@ def test_a_follower_may_be_late_while_its_leader_is_not() -> None:
 
 
 def test_each_has_its_own_time_in_the_queue() -> None:
-    server, seen = serving(queue_timeout_us=10 * S)
+    server, _ = serving(queue_timeout_us=10 * S)
     with looping(server) as loop:
         loop.connect(get("/h?busy"))
         loop.turn()

@@ -47,7 +47,21 @@ def test_json_that_is_good(value: Any) -> None:
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"{", b"nul", b"'a'", b"[1,]", b"\xff", b'"\xff"', b"{} {}", b"[" * DEEP, b'{"a":' * DEEP, b"1" * 5000, b"\0", b"[1] x"],
+    [
+        b"",
+        b"{",
+        b"nul",
+        b"'a'",
+        b"[1,]",
+        b"\xff",
+        b'"\xff"',
+        b"{} {}",
+        b"[" * DEEP,
+        b'{"a":' * DEEP,
+        b"1" * 5000,
+        b"\0",
+        b"[1] x",
+    ],
 )
 def test_json_that_is_bad_is_400_and_no_others_business(body: bytes) -> None:
     assert posted(bb.Json(), b"1", body, b"[2]") == [1, 400, [2], [2]]
@@ -125,7 +139,8 @@ def test_msgpack_that_is_good(value: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    "body", [b"", b"\xc1", b"\x92\x01", b"\x01\x01", b"\xd9\x01\xff", b"\x91" * 5000, b"\xdd\xff\xff\xff\xff", b"\xc7\xff"]
+    "body",
+    [b"", b"\xc1", b"\x92\x01", b"\x01\x01", b"\xd9\x01\xff", b"\x91" * 5000, b"\xdd\xff\xff\xff\xff", b"\xc7\xff"],
 )
 def test_msgpack_that_is_bad_is_400_and_no_others_business(body: bytes) -> None:
     good = msgpack.packb([1])
@@ -161,7 +176,12 @@ def test_array_bodies_lie_side_by_side_as_one_array(dtype: str, shape: tuple[int
     def handler(batch: bb.Batch) -> list[bytes]:
         array = batch.as_array()
         assert (array.shape, array.dtype) == ((5, *shape), np.dtype(dtype))
-        assert [array[n].tobytes() for n in range(5)] == bodies == [bytes(request.body) for request in batch] == batch.bodies
+        assert (
+            [array[n].tobytes() for n in range(5)]
+            == bodies
+            == [bytes(request.body) for request in batch]
+            == batch.bodies
+        )
         assert not array.flags.writeable
         with pytest.raises(ValueError, match="read-only"):
             array[0] = array[1]

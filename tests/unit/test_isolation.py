@@ -31,16 +31,16 @@ def status_of(error: BaseException) -> int:
     return error.status if isinstance(error, bb.HTTPError) else 500
 
 
-def ask(
-    client: Any, whats: list[str], methods: list[str] | None = None, *, path: str = "/h"
-) -> list[TestResponse]:
+def ask(client: Any, whats: list[str], methods: list[str] | None = None, *, path: str = "/h") -> list[TestResponse]:
     methods = methods or ["GET"] * len(whats)
     return client.batch([(method, f"{path}/{what}") for method, what in zip(methods, whats, strict=True)])  # type: ignore[no-any-return]
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
 @pytest.mark.parametrize("answers_first", [False, True])
-@pytest.mark.parametrize("methods", [["GET"] * 4, ["GET", "HEAD", "OPTIONS", "GET"], ["POST"] * 4, ["GET", "GET", "GET", "PUT"]])
+@pytest.mark.parametrize(
+    "methods", [["GET"] * 4, ["GET", "HEAD", "OPTIONS", "GET"], ["POST"] * 4, ["GET", "GET", "GET", "PUT"]]
+)
 @pytest.mark.parametrize("idempotent", [False, True])
 @pytest.mark.parametrize("on_error", ["isolate", "fail"])
 @pytest.mark.parametrize("kind", ERRORS)
@@ -67,9 +67,9 @@ def test_a_raise(
     async def handle_async(batch: bb.Batch) -> list[str]:
         return handle(batch)
 
-    server.batch(
-        "/h/{what}", methods=["GET", "OPTIONS", "POST", "PUT"], on_error=on_error, idempotent=idempotent
-    )(handle_async if asynchronous else handle)
+    server.batch("/h/{what}", methods=["GET", "OPTIONS", "POST", "PUT"], on_error=on_error, idempotent=idempotent)(
+        handle_async if asynchronous else handle
+    )
     with server.test_client() as client:
         responses = ask(client, ["one", "bad", "two", "three"], methods)
         again = ask(client, ["fine"])
@@ -153,7 +153,9 @@ def test_what_a_part_is_given_is_as_in_its_batch() -> None:
         if len(batch) > 1:
             raise ValueError
         request = batch[0]
-        seen.append((batch.state, batch.reason, batch.route.path, request.params["what"], request.json(), len(batch.bodies)))
+        seen.append(
+            (batch.state, batch.reason, batch.route.path, request.params["what"], request.json(), len(batch.bodies))
+        )
         return [f"{request.json()}"]
 
     with server.test_client() as client:
@@ -338,7 +340,9 @@ def test_entries_of_answered_items_are_passed_over() -> None:
         assert [r.body for r in ask(client, ["a", "b", "c"])][:2] == [b"by respond", b"returned"]
 
 
-@pytest.mark.parametrize("bad", [object(), 1, memoryview(b"abcdef")[::2], "\ud800", bb.Response(1), bb.Response(b"", 99)])
+@pytest.mark.parametrize(
+    "bad", [object(), 1, memoryview(b"abcdef")[::2], "\ud800", bb.Response(1), bb.Response(b"", 99)]
+)
 @pytest.mark.parametrize("method", ["GET", "POST"])
 def test_a_bad_entry_is_500_for_its_item_alone(method: str, bad: Any) -> None:
     server = bb.Server(handler_threads=0)

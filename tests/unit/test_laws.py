@@ -1,5 +1,5 @@
-"""The laws of the architecture that can be seen without a socket, one test or group each: order (1), nobody is woken for
-nothing (5), everything is bounded (6), nothing is lost (7), a lone request never waits (8), one bad item spoils
+"""The laws of the architecture that can be seen without a socket, one test or group each: order (1), nobody is woken
+for nothing (5), everything is bounded (6), nothing is lost (7), a lone request never waits (8), one bad item spoils
 nothing (9). Laws 2 and 3 are the kernel tier's and the cache's; 4 is what the memory driver is made to find out.
 """
 
@@ -14,7 +14,6 @@ import pytest
 
 import batchbridge as bb
 from batchbridge.handlers import HandlerThread
-from batchbridge.machine import ROLES
 from support.loop import Loop, get, looping, make_server, post, recording
 
 S = 1_000_000
@@ -58,7 +57,18 @@ def test_law_1_answers_leave_in_the_order_of_requests_whoever_makes_them(root: P
         loop.ask(get("/kept"))
         loop.ask(get("/a.txt"))
         targets = ["/one", "/kept", "/two", "/a.txt", "/three", "/nothing", "/one", "/large.bin", "/two", "/kept"]
-        bodies = [b"/one", b"kept", b"/two", b"the file\n", b"/three", b"404 Not F", b"/one", bytes(9), b"/two", b"kept"]
+        bodies = [
+            b"/one",
+            b"kept",
+            b"/two",
+            b"the file\n",
+            b"/three",
+            b"404 Not F",
+            b"/one",
+            bytes(9),
+            b"/two",
+            b"kept",
+        ]
         statuses = [404 if target == "/nothing" else 200 for target in targets]
         assert answered_in_order(loop, targets) == list(zip(statuses, bodies, strict=True))
 
@@ -168,7 +178,7 @@ def test_law_5_a_worker_is_woken_once_a_batch_and_only_while_it_sleeps() -> None
 
 def test_law_5_an_engine_that_is_awake_is_not_rung_for() -> None:
     server = make_server()
-    seen, handler = recording()
+    _, handler = recording()
     server.batch("/h")(handler)
     with looping(server) as loop:
         loop.connect(get("/h"))
@@ -260,7 +270,9 @@ def test_law_6_a_client_that_asks_faster_than_it_is_answered_is_paused() -> None
     server = make_server()
     server.batch("/h", methods=["POST"])(lambda batch: [bytes(request.body[:1]) for request in batch])
     with looping(server) as loop:
-        client = loop.connect(get("/h", method="POST", body=b""), *[post("/h", b"%d" % (n % 10) * 1000) for n in range(200)])
+        client = loop.connect(
+            get("/h", method="POST", body=b""), *[post("/h", b"%d" % (n % 10) * 1000) for n in range(200)]
+        )
         loop.turn()
         assert loop.engine.is_paused(client)
         assert 64 * 1024 <= loop.stats["bytes"]["input_waiting"] <= 256 * 1024
@@ -414,7 +426,15 @@ def test_law_9_one_bad_item_of_each_kind_in_one_batch(caplog: pytest.LogCaptureF
         expired = loop.connect(post("/h/good", b"1"))
         loop.turn()
         loop.turn(8 * S)
-        bodies = {"good": b"1", "raises": b"2", "refuses": b"3", "forgets": b"4", "bad": b"{", "gone": b"5", "fine": b"6"}
+        bodies = {
+            "good": b"1",
+            "raises": b"2",
+            "refuses": b"3",
+            "forgets": b"4",
+            "bad": b"{",
+            "gone": b"5",
+            "fine": b"6",
+        }
         clients = {what: loop.connect(post(f"/h/{what}", body)) for what, body in bodies.items()}
         loop.turn(S + 100_000)
         loop.engine.reset(clients.pop("gone"))

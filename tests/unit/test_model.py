@@ -189,7 +189,11 @@ def exchanges(root: Path) -> list[Exchange]:
     found += [
         Exchange(get("/item/x", "Connection: close"), answer(200, text, body=b"item x\n", connection=close), True),
         Exchange(get("/nothing", version="1.0"), said(404, connection=close), True),
-        Exchange(get("/a.txt", "Connection: close"), answer(200, *file_lines(root / "a.txt"), body=FILES["a.txt"], connection=close), True),
+        Exchange(
+            get("/a.txt", "Connection: close"),
+            answer(200, *file_lines(root / "a.txt"), body=FILES["a.txt"], connection=close),
+            closes=True,
+        ),
         Exchange(b"GET  / HTTP/1.1\r\nHost: test\r\n\r\n", said(400, connection=close), True, is_refused=True),
         Exchange(get("/echo", "Content-Length: 999999", method="POST"), said(413, connection=close), True, True),
         Exchange(
@@ -198,7 +202,7 @@ def exchanges(root: Path) -> list[Exchange]:
             True,
             is_refused=True,
         ),
-    ]  # fmt: skip
+    ]
     return found
 
 

@@ -1,5 +1,5 @@
-"""What a handler may answer with, and what becomes of it on the wire: every form of `respond()`, of returned entries and
-of `Response`; what cannot be sent costs its own item a 500, with a line in the log that names the handler.
+"""What a handler may answer with, and what becomes of it on the wire: every form of `respond()`, of returned entries
+and of `Response`; what cannot be sent costs its own item a 500, with a line in the log that names the handler.
 """
 
 import logging
@@ -150,7 +150,9 @@ def test_a_header_may_come_twice() -> None:
     assert response.headers.getall("set-cookie") == ["a=1", "b=2"]
 
 
-@pytest.mark.parametrize(("value", "sent"), [("  a b\t", b"a b"), ("", b""), ("\u00e4", b"\xe4"), ('"q", w', b'"q", w')])
+@pytest.mark.parametrize(
+    ("value", "sent"), [("  a b\t", b"a b"), ("", b""), ("\u00e4", b"\xe4"), ('"q", w', b'"q", w')]
+)
 def test_values_are_sent_without_the_space_around_them(value: str, sent: bytes) -> None:
     assert b"\r\nX: " + sent + b"\r\n" in ask(responding(b"", headers={"X": value})).raw
 
@@ -233,7 +235,9 @@ def test_head_gets_everything_but_the_body() -> None:
     assert (response.status, response.body, response.headers["content-length"]) == (203, b"", "30000")
 
 
-@pytest.mark.parametrize("answer", [b"x", "x", bytearray(b"x"), bb.Response("x"), bb.HTTPError(404), bb.HTTPError(404, "d")])
+@pytest.mark.parametrize(
+    "answer", [b"x", "x", bytearray(b"x"), bb.Response("x"), bb.HTTPError(404), bb.HTTPError(404, "d")]
+)
 def test_a_route_that_varies_says_so_in_every_answer(answer: Any) -> None:
     response = ask(lambda request: answer, vary=["Accept", "X-Tenant"])
     if not isinstance(answer, bb.HTTPError) or answer.detail:
@@ -265,7 +269,12 @@ def test_a_second_answer_is_refused_whatever_it_is() -> None:
 
 def test_what_was_refused_does_not_count_as_an_answer() -> None:
     def answer(request: bb.Request) -> None:
-        for bad in (responding(b"x", status=99), responding(b"x", headers={"": ""}), responding(1), responding(b"", cache_ttl_s=9, tags=5)):
+        for bad in (
+            responding(b"x", status=99),
+            responding(b"x", headers={"": ""}),
+            responding(1),
+            responding(b"", cache_ttl_s=9, tags=5),
+        ):
             with pytest.raises((ValueError, TypeError)):
                 bad(request)
         request.respond(b"at last")
@@ -286,7 +295,9 @@ def test_what_was_refused_does_not_count_as_an_answer() -> None:
         (bb.HTTPError(599), None),
     ],
 )
-def test_an_http_error_is_its_status_detail_and_headers(error: bb.HTTPError, body: bytes | None, failures: list[str]) -> None:
+def test_an_http_error_is_its_status_detail_and_headers(
+    error: bb.HTTPError, body: bytes | None, failures: list[str]
+) -> None:
     response = ask(lambda request: error)
     assert response.status == error.status
     assert body is None or (response.body, response.headers["content-type"]) == (body, TEXT)

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import batchbridge as bb
+from batchbridge.server import ROUTES_MAX
 from support.loop import get, looping, make_server
 
 #: From the first to the last declared: the first that matches has it.
@@ -142,14 +143,9 @@ def test_a_handler_may_answer_options_itself() -> None:
         assert loop.ask(get("/h", method="OPTIONS")).text == "/h"
 
 
-def test_without_methods_a_route_answers_nothing_or_is_refused() -> None:
-    server = make_server()
-    try:
-        server.batch("/h", methods=[])(lambda batch: ["x"] * len(batch))
-        with server.test_client() as client:
-            assert client.get("/h").status in (404, 405)
-    except bb.ConfigError as error:
-        assert "methods" in str(error)
+def test_a_route_without_methods_makes_no_sense() -> None:
+    with pytest.raises(bb.ConfigError, match="method"):
+        make_server().batch("/h", methods=[])(lambda batch: ["x"])
 
 
 # --- what makes no sense ----------------------------------------------------------------------------------------------
@@ -168,7 +164,6 @@ def test_without_methods_a_route_answers_nothing_or_is_refused() -> None:
         "/{a b}",
         "/{a-b}",
         "/{a:int}",
-        "/{a:}",
         "/{a:path}/b",
         "/{a:path}/",
         "/{a}/",
@@ -189,24 +184,16 @@ def test_without_methods_a_route_answers_nothing_or_is_refused() -> None:
     ],
 )
 def test_a_template_that_makes_no_sense_is_refused_with_its_text(template: str) -> None:
-    server = make_server()
-    with pytest.raises((bb.ConfigError, ValueError)) as caught:  # noqa: PT012
-        server.batch(template)(lambda batch: ["x"] * len(batch))
-        with server.test_client():
-            pass
-    assert isinstance(caught.value, bb.ConfigError)
+    with pytest.raises(bb.ConfigError) as caught:
+        declared([template])
     assert repr(template) in str(caught.value)
 
 
 @pytest.mark.parametrize("methods", [["FETCH"], ["GET", "get it"], [""], ["CONNECT "]])
 def test_a_method_that_does_not_exist_is_refused(methods: list[str]) -> None:
-    server = make_server()
-    with pytest.raises((bb.ConfigError, ValueError)) as caught:  # noqa: PT012
-        server.batch("/h", methods=methods)(lambda batch: ["x"] * len(batch))
-        with server.test_client():
-            pass
-    assert isinstance(caught.value, bb.ConfigError)
-    assert repr(methods[-1].upper()) in str(caught.value)
+    with pytest.raises(bb.ConfigError) as caught:
+        declared(["/h"], methods)
+    assert repr(methods[-1]).lower() in str(caught.value).lower()
 
 
 def test_a_route_is_declared_once() -> None:
@@ -215,22 +202,16 @@ def test_a_route_is_declared_once() -> None:
         server.batch("/h")
 
 
-@pytest.mark.parametrize("vary", [["a"] * 9, ["\u00fc"], ["a b"], [""]])
+@pytest.mark.parametrize("vary", [["a"] * 9, ["\u00fc"], ["a b"], [""], ["a:"]])
 def test_header_names_to_vary_by_are_few_and_are_names(vary: list[str]) -> None:
-    server = make_server()
-    with pytest.raises((bb.ConfigError, ValueError)) as caught:  # noqa: PT012
-        server.batch("/h", vary=vary)(lambda batch: ["x"] * len(batch))
-        with server.test_client():
-            pass
-    assert isinstance(caught.value, bb.ConfigError)
+    with pytest.raises(bb.ConfigError, match="vary"):
+        make_server().batch("/h", vary=vary)(lambda batch: ["x"] * len(batch))
 
 
-def test_there_may_be_256_routes_and_no_more() -> None:
-    server = declared([f"/h/{number}" for number in range(256)])
+def test_there_are_as_many_routes_as_are_allowed_and_no_more() -> None:
+    server = declared([f"/h/{number}" for number in range(ROUTES_MAX)])
     with server.test_client() as client:
-        assert [client.get(f"/h/{number}").text for number in (0, 100, 255)] == ["/h/0", "/h/100", "/h/255"]
-    with pytest.raises((bb.ConfigError, ValueError), match="256") as caught:  # noqa: PT012
-        server.batch("/one/more")(lambda batch: ["x"])
-        with server.test_client():
-            pass
-    assert isinstance(caught.value, bb.ConfigError)
+        for number in (0, 100, ROUTES_MAX - 1):
+            assert client.get(f"/h/{number}").text == f"/h/{number}"
+    with pytest.raises(bb.ConfigError, match=f"'/one/more' is one more than the {ROUTES_MAX}"):
+        server.batch("/one/more")

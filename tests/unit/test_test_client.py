@@ -225,7 +225,10 @@ def test_the_access_log_is_whole_when_the_client_is_closed(tmp_path: Path, serve
     server.configure({"access_log": str(log)})
     with server.test_client() as client:
         client.batch(["/echo", "/nothing"])
-    assert [line.split('"')[1] for line in log.read_text().splitlines()] == ["GET /nothing HTTP/1.1", "GET /echo HTTP/1.1"]
+    assert [line.split('"')[1] for line in log.read_text().splitlines()] == [
+        "GET /nothing HTTP/1.1",
+        "GET /echo HTTP/1.1",
+    ]
 
 
 def test_connections_are_not_used_up() -> None:

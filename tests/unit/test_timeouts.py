@@ -21,9 +21,11 @@ TIMEOUTS = {
 }
 
 
-def serving(*, methods: tuple[str, ...] = ("GET", "POST"), settings: dict[str, Any] | None = None, **policy: Any) -> Any:
+def serving(
+    *, methods: tuple[str, ...] = ("GET", "POST"), settings: dict[str, Any] | None = None, **policy: Any
+) -> Any:
     server = make_server(**{**TIMEOUTS, **(settings or {})})
-    seen, handler = recording()
+    _, handler = recording()
     server.batch("/h", methods=methods, **policy)(handler)
     return looping(server)
 
