@@ -35,12 +35,20 @@ need_kernel() {
     need libbpf-dev has_library libbpf 1.1 /usr/include/bpf/libbpf.h
 }
 
+need_test() { # clients that others wrote
+    need curl have curl
+    need wget have wget
+    need wrk have wrk
+    need apache2-utils have ab
+}
+
 need_demo() { [ -n "$(doc_root)" ] || missing+=("$(doc_package)"); }
 
 find_missing() { # PURPOSE; fills `missing`
     missing=()
     need_build
     need_kernel
+    [ "$1" != test ] || need_test
     [ "$1" != demo ] || need_demo
 }
 
