@@ -60,8 +60,7 @@ int main(int argc, char **argv) {
                 answer(events[i].data.fd);
                 continue;
             }
-            for (int fd; (fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK)) >= 0;)
-                watch(poll, fd);
+            for (int fd; (fd = accept4(listener, NULL, NULL, SOCK_NONBLOCK)) >= 0;) watch(poll, fd);
         }
     }
 }

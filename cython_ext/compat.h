@@ -12,9 +12,6 @@
 #include <time.h>
 #include <unistd.h>
 
-#define bb_likely(x) __builtin_expect(!!(x), 1)
-#define bb_unlikely(x) __builtin_expect(!!(x), 0)
-
 /* One writer, one reader: the writer stores with release what it wrote before, the reader loads with acquire. */
 static inline uint32_t bb_load_acquire(const uint32_t *at) { return __atomic_load_n(at, __ATOMIC_ACQUIRE); }
 static inline void bb_store_release(uint32_t *at, uint32_t value) { __atomic_store_n(at, value, __ATOMIC_RELEASE); }
@@ -23,7 +20,6 @@ static inline void bb_store_release_64(uint64_t *at, uint64_t value) { __atomic_
 static inline uint32_t bb_load_relaxed(const uint32_t *at) { return __atomic_load_n(at, __ATOMIC_RELAXED); }
 static inline void bb_store_relaxed(uint32_t *at, uint32_t value) { __atomic_store_n(at, value, __ATOMIC_RELAXED); }
 static inline uint32_t bb_fetch_add(uint32_t *at, uint32_t by) { return __atomic_fetch_add(at, by, __ATOMIC_ACQ_REL); }
-static inline uint32_t bb_exchange(uint32_t *at, uint32_t value) { return __atomic_exchange_n(at, value, __ATOMIC_ACQ_REL); }
 /* Before one side sleeps: "I sleep" must be seen before its last look at what the other side may have written. */
 static inline void bb_full_fence(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 

@@ -205,12 +205,10 @@ cdef int defer_request(Engine *engine, Connection *connection, Request *request)
             hash = hash_bytes(key, key_length, 1) | 1
             owner = find_identical(engine, hash, request.route, key, key_length)
     if owner is NULL and route.waiting - route.waiting_dead >= route.policy.max_queue_size:
-        route.queue_full += 1
         return DEFER_FULL
     slab = slab_for(engine, route, request.route, head.head_length,
                     0 if route.array_size_bytes else request.body_length)
     if slab is NULL:
-        route.queue_full += 1
         return DEFER_FULL
     deferred = deferred_new(engine)
     if deferred is NULL:

@@ -377,6 +377,7 @@ cdef int defer_to_user_mode(void *engine_data, void *connection_data, void *requ
     connection.flags &= ~IS_FINAL
     if connection.owed:
         return EVENT_OWED
+    engine.routes[request.route].queue_full += 1
     request.status = 503
     return EVENT_QUEUE_FULL
 

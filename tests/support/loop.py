@@ -1,10 +1,12 @@
 """An engine turned by hand: no sockets, no threads, no clock but the test's own.
 
 A turn takes what was fed, answers what it can, and dispatches batches. Workers run only when `work` or `settle` says
-so, so a test decides how long a handler takes, and how much time has passed before a turn.
+so, so a test decides how long a handler takes. Time stands still unless a turn is told how much of it has passed: the
+machine's own clock may jump in the middle of a test, as that of a virtual machine does that is paused.
 """
 
 import re
+import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -24,6 +26,10 @@ def make_server(*, lifespan: Any = None, **settings: Any) -> bb.Server:
     return bb.Server(
         config=bb.Config(**{"handler_threads": 0, "file_revalidate_s": 0.0, **settings}), lifespan=lifespan
     )
+
+
+def monotonic_us() -> int:
+    return time.monotonic_ns() // 1000
 
 
 class Loop:
@@ -46,6 +52,7 @@ class Loop:
             self.engine.set_inline_worker(self.workers[0])
         server.engines.append(self.engine)
         server.machine.table.listeners.append(self.engine.set_table)
+        self.now_us = monotonic_us()
         self.turn()
 
     def __enter__(self) -> "Loop":
@@ -84,16 +91,27 @@ class Loop:
 
     # --- turns ---
 
+    def set_clock(self) -> None:
+        """Sets the engine's clock, which has run since, to where the test's stands. (Its offset counts modulo 2**64.)"""
+        self.engine.advance((self.now_us - monotonic_us() - self.engine.clock_offset_us) % 2**64)
+
     def turn(self, after_us: int = 0, *, more_input: bool = False) -> bool:
         """One turn, so much later than the last one; whether another one would do something at once."""
-        self.engine.advance(after_us)
+        self.now_us += after_us
+        self.set_clock()
         return self.engine.turn(None, more_input)
+
+    def wait_us(self) -> int:
+        """How long the engine would sleep now: 0 not at all, -1 until something happens."""
+        self.set_clock()
+        return self.engine.wait_us()
 
     def work(self, batches_max: int | None = None) -> int:
         """Lets workers run what was dispatched to them, in turn; how many batches they ran."""
         ran = 0
         for worker in self.workers:
             while (batches_max is None or ran < batches_max) and (batch := worker.next_batch()) is not None:
+                self.set_clock()
                 worker.run_batch(batch)
                 del batch
                 ran += 1

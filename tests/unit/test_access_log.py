@@ -186,10 +186,10 @@ def test_lines_wait_for_company_but_not_for_long(loop: Loop, path: Path) -> None
     loop.connect(get("/h"))
     loop.settle()
     assert path.read_bytes() == b""
-    assert 0 < loop.engine.wait_us() <= 200_000
+    assert 0 < loop.wait_us() <= 200_000
     loop.turn(200_000)
     assert len(path.read_bytes().splitlines()) == 1
-    assert loop.engine.wait_us() > S  # nothing to write any more
+    assert loop.wait_us() > S  # nothing to write any more
 
 
 def test_many_lines_are_written_together(loop: Loop, path: Path) -> None:
