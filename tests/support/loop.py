@@ -1,8 +1,8 @@
 """An engine turned by hand: no sockets, no threads, no clock but the test's own.
 
 A turn takes what was fed, answers what it can, and dispatches batches. Workers run only when `work` or `settle` says
-so, so a test decides how long a handler takes. Time stands still unless a turn is told how much of it has passed: the
-machine's own clock may jump in the middle of a test, as that of a virtual machine does that is paused.
+so, so a test decides how long a handler takes. Between turns time stands still, unless a turn is told how much of it
+has passed: the machine's own clock may jump in a test, as that of a virtual machine does that is paused.
 """
 
 import re
@@ -91,28 +91,32 @@ class Loop:
 
     # --- turns ---
 
-    def set_clock(self) -> None:
-        """Sets the engine's clock, which has run since, to where the test's stands. (Its offset counts modulo 2**64.)"""
+    @contextmanager
+    def clock(self) -> Iterator[None]:
+        """Lets the engine's clock go on from where it stood, and remembers where it has come to."""
+        # Its offset from the machine's clock counts modulo 2**64.
         self.engine.advance((self.now_us - monotonic_us() - self.engine.clock_offset_us) % 2**64)
+        yield
+        self.now_us = (monotonic_us() + self.engine.clock_offset_us) % 2**64
 
     def turn(self, after_us: int = 0, *, more_input: bool = False) -> bool:
         """One turn, so much later than the last one; whether another one would do something at once."""
         self.now_us += after_us
-        self.set_clock()
-        return self.engine.turn(None, more_input)
+        with self.clock():
+            return self.engine.turn(None, more_input)
 
     def wait_us(self) -> int:
         """How long the engine would sleep now: 0 not at all, -1 until something happens."""
-        self.set_clock()
-        return self.engine.wait_us()
+        with self.clock():
+            return self.engine.wait_us()
 
     def work(self, batches_max: int | None = None) -> int:
         """Lets workers run what was dispatched to them, in turn; how many batches they ran."""
         ran = 0
         for worker in self.workers:
             while (batches_max is None or ran < batches_max) and (batch := worker.next_batch()) is not None:
-                self.set_clock()
-                worker.run_batch(batch)
+                with self.clock():
+                    worker.run_batch(batch)
                 del batch
                 ran += 1
         return ran
