@@ -10,7 +10,7 @@ from libc.stdint cimport uint8_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from batchbridge.cython_ext.bridge cimport (
-    NO_SLAB, Item, Slab, slab_at, slab_items, slab_payload, slab_take)
+    NO_SLAB, Item, Slab, slab_at, slab_give_back, slab_idle, slab_items, slab_payload, slab_take)
 from batchbridge.cython_ext.cache cimport hash_bytes
 from batchbridge.cython_ext.core cimport Connection, Deferred, Engine, Request, Route
 from batchbridge.cython_ext.deferred cimport bucket_add, deferred_new, find_identical, settle
@@ -38,6 +38,21 @@ cdef void queue_trim(Engine *engine, Route *route) noexcept nogil:
         slab = route.queue_first
 
 
+cdef void give_back_idle(Engine *engine) noexcept nogil:
+    """Takes open slabs without an item from their routes: there may be more routes than slabs."""
+    cdef uint32_t number
+    cdef Route *route
+    cdef Slab *slab
+    for number in range(engine.route_count):
+        route = &engine.routes[number]
+        slab = route.queue_first
+        if slab is not NULL and slab is route.queue_last and slab_idle(slab):
+            route.queue_first = NULL
+            route.queue_last = NULL
+            slab.queued = 0
+            slab_give_back(&engine.slabs, slab)
+
+
 cdef Slab *queue_open(Engine *engine, Route *route, int number) noexcept nogil:
     """Opens a new slab at the queue's end. NULL: all are in use."""
     cdef uint32_t batch = max(1, route.policy.max_batch_size)
@@ -48,6 +63,9 @@ cdef Slab *queue_open(Engine *engine, Route *route, int number) noexcept nogil:
         # Heads need room beside the bodies.
         capacity = max(1, min(capacity, engine.slabs.slab_size_bytes // 2 // stride))
     slab = slab_take(&engine.slabs, <uint32_t>number, capacity, stride)
+    if slab is NULL:
+        give_back_idle(engine)
+        slab = slab_take(&engine.slabs, <uint32_t>number, capacity, stride)
     if slab is NULL:
         return NULL
     slab.holds = 0

@@ -260,7 +260,7 @@ cdef class EngineThread:
     cdef set_memory(self, settings):
         cdef Engine *engine = self.engine
         cdef int index
-        cdef uint64_t slab_size_bytes
+        cdef uint64_t slab_size_bytes, request_size_bytes
         server_name = settings["server_name"].encode("latin-1")
         if len(server_name) > sizeof(engine.server_line) - 11:
             raise ValueError(f"server_name: {len(server_name)} bytes are more than {sizeof(engine.server_line) - 11}")
@@ -281,8 +281,10 @@ cdef class EngineThread:
                 or engine.deferred_blocks is NULL or engine.answer_blocks is NULL or connections_prepare(engine) < 0
                 or log_open(engine, settings["access_log_fd"], engine.limits.access_log_buffer_size_bytes) < 0):
             raise MemoryError
-        slab_size_bytes = 4096 + engine.limits.batch_size_max * sizeof(Item) + max(
-            <uint64_t>1 << 20, 4 * (<uint64_t>engine.limits.body_size_bytes_max + engine.limits.head.head_size_bytes))
+        # Room for several of the largest requests, or for one where they are very large: offsets have 32 bits.
+        request_size_bytes = <uint64_t>engine.limits.body_size_bytes_max + engine.limits.head.head_size_bytes
+        slab_size_bytes = 65536 + engine.limits.batch_size_max * sizeof(Item) + max(
+            <uint64_t>1 << 20, request_size_bytes if request_size_bytes > 1 << 26 else 4 * request_size_bytes)
         slab_size_bytes = (slab_size_bytes + 4095) & ~<uint64_t>4095
         self.slabs = SharedMemory(slab_size_bytes * <uint64_t>settings["handler_queue_slabs"])
         slabs_view(&engine.slabs, self.slabs.address, settings["handler_queue_slabs"], <uint32_t>slab_size_bytes,

@@ -11,7 +11,7 @@ cdef class LaneEnd:
     cdef object memories
     cdef uint32_t response_size_bytes_max
     cdef uint32_t unshown                       # completions written and not shown yet
-    cdef uint32_t show_after                    # 0: at the batch's end
+    cdef uint32_t show_after                    # of the batch that is being answered
 
     cdef Completion *completion(self, Slab *slab, uint32_t item, int status) noexcept
     cdef void written(self) noexcept
@@ -31,6 +31,7 @@ cdef class Batch:
     cdef uint32_t reason_number
     cdef uint32_t number                        # of the route, as the engine counts
     cdef uint32_t unanswered
+    cdef uint32_t show_after                    # responses that are shown to the engine together; 0: all at the end
     cdef bint varies                            # the route names headers that answers vary by
     cdef uint8_t *answered                      # by the item's place in the range
     cdef list order                             # places of the range that make up the batch; None: all of them

@@ -210,6 +210,7 @@ cdef Batch open_batch(LaneEnd end, const Dispatch *dispatch, object route, objec
     batch.route = route
     batch.state = state
     batch.varies = bool(route.vary)
+    batch.show_after = dispatch.response_batch_size
     batch.answered = <unsigned char *>calloc(dispatch.count, 1)
     if batch.answered is NULL:
         raise MemoryError
@@ -305,6 +306,7 @@ cdef class Batch:
         if not self.answered[place]:
             self.answered[place] = 1
             self.unanswered -= 1
+            self.end.show_after = self.show_after
             self.end.complete_status(self.slab, self.first + place, status)
 
     cdef int answer_full(self, uint32_t place, body, int status, content_type, headers, cache_ttl_s, tags,
@@ -332,6 +334,7 @@ cdef class Batch:
         lines = header_lines(content_type, is_text, headers,
                              self.items[place].method == METHOD_HEAD and memoryview(body).nbytes == 0)
         PyObject_GetBuffer(body, &buffer, PyBUF_SIMPLE)
+        self.end.show_after = self.show_after
         try:
             self.end.complete(self.slab, self.first + place, status, <const char *>lines, <uint32_t>len(lines),
                               <const char *>buffer.buf, buffer.len, ttl_s, COMPLETION_PUBLIC if public else 0, text)
@@ -345,6 +348,7 @@ cdef class Batch:
         """A 200 with nothing special about it."""
         if self.answered[place]:
             raise AlreadyAnsweredError(f"item {place} of the batch for {self.route.path} was answered before")
+        self.end.show_after = self.show_after
         self.end.complete(self.slab, self.first + place, 200, <const char *>lines, <uint32_t>len(lines), body, length,
                           0, 0, None)
         self.answered[place] = 1

@@ -66,7 +66,6 @@ cdef class Worker:
         if dispatch is NULL:
             return None
         batch = open_batch(self.end, dispatch, self.routes[dispatch.route], self.state)
-        self.end.show_after = dispatch.response_batch_size
         batch.number = dispatch.route
         lane_dispatch_taken(&self.end.lane)
         self.end.lane.shared.batches += 1
@@ -183,6 +182,8 @@ cdef class Worker:
             part.state = batch.state
             part.route = batch.route
             part.whole = batch
+            part.show_after = batch.show_after
+            part.varies = batch.varies
             part.answered = <unsigned char *>calloc(1, 1)
             if part.answered is NULL:
                 raise MemoryError

@@ -217,6 +217,13 @@ def test_a_cache_of_no_size_keeps_nothing() -> None:
         assert loop.stats["cache"]["refused"] == 2
 
 
+@pytest.mark.parametrize(("length", "is_kept"), [(10, True), (3000, True), (6000, False)])
+def test_what_has_a_very_long_name_is_not_kept(length: int, is_kept: bool) -> None:
+    with serving() as loop:
+        target = "/h/a?" + "q" * length
+        assert ask(loop, get(target), get(target)) == (["1", "1"] if is_kept else ["1", "2"])
+
+
 def test_identical_requests_under_way_each_replace_the_other() -> None:
     with serving() as loop:
         clients = [loop.connect(get("/h/a")) for _ in range(3)]

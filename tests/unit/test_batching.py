@@ -391,6 +391,29 @@ def test_answers_come_back_in_groups_of_response_batch_size(size: int | None, sh
         assert statuses(loop, clients) == [200] * 5
 
 
+def test_each_of_several_batches_of_a_worker_has_its_own_response_batch_size() -> None:
+    server = make_server()
+    server.batch("/soon", response_batch_size=1)(lambda batch: None)
+    server.batch("/h")(lambda batch: None)
+    with looping(server, lane_batches_max=32) as loop:
+        soon, later = ask(loop, 2, "/soon"), ask(loop, 2)
+        loop.turn()
+        worker = loop.workers[0]
+        first, second = worker.next_batch(), worker.next_batch()
+        assert first is not None and second is not None
+        second[0].respond(b"later")
+        loop.turn()
+        assert [loop.engine.send_count(client) for client in (*soon, *later)] == [0, 0, 0, 0]
+        first[0].respond(b"soon")
+        loop.turn()
+        assert loop.engine.send_count(soon[0]) == 1
+        worker.run_batch(second)
+        worker.run_batch(first)
+        del first, second
+        loop.settle()
+        assert statuses(loop, soon + later) == [200, 500, 200, 500]
+
+
 def test_counters_tell_sizes_and_reasons(serve: Serve) -> None:
     server, _ = serve(max_batch_size=8)
     with looping(server) as loop:
