@@ -159,7 +159,7 @@ def test_a_large_body_behind_an_answer_that_is_under_way(site: Site, gate: Gate,
     # Reading pauses there, and must go on once the first answer has left.
     body = b"y" * 300_000
     request = head("POST", "/echo", body=body)
-    with site.client(receive_buffer_bytes=4096) as client:
+    with site.client(receive_buffer_bytes=65_536) as client:
         client.send(head("GET", first))
         if first == "/slow":
             gate.await_arrival()

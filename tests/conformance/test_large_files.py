@@ -32,7 +32,7 @@ def test_pipelined(site: Site) -> None:
 
 
 def test_a_slow_reader_gets_all(site: Site) -> None:
-    with site.client(receive_buffer_bytes=8192) as client:
+    with site.client(receive_buffer_bytes=65_536) as client:
         client.send(head("GET", "/big.bin") + head("GET", "/one.txt"))
         for _ in range(5):
             time.sleep(0.05)
@@ -69,7 +69,7 @@ def test_a_file_that_shrinks_while_it_is_sent_breaks_off(site: Site) -> None:
 def test_a_file_that_grows_while_it_is_sent_keeps_its_length(site: Site) -> None:
     path = site.root / "growing.bin"
     path.write_bytes(b"a" * (8 << 20))
-    with site.client(receive_buffer_bytes=4096) as client:
+    with site.client(receive_buffer_bytes=65_536) as client:
         client.send(head("GET", "/growing.bin") + head("GET", "/one.txt"))
         client.rest = client.socket.recv(1000)
         with path.open("ab") as file:
@@ -83,7 +83,7 @@ def test_a_file_that_is_replaced_while_it_is_sent_is_sent_as_it_was(site: Site) 
     path, fresh = site.root / "swapped.bin", site.root / "fresh.bin"
     path.write_bytes(b"a" * (8 << 20))
     fresh.write_bytes(b"b" * (8 << 20))
-    with site.client(receive_buffer_bytes=4096) as client:
+    with site.client(receive_buffer_bytes=65_536) as client:
         client.send(head("GET", "/swapped.bin"))
         client.rest = client.socket.recv(1000)
         fresh.replace(path)

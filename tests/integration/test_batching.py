@@ -152,6 +152,23 @@ def test_a_policy_is_changed_at_run_time(engine: str) -> None:
         assert sizes(1) == [1]
 
 
+def test_an_adaptive_policy_moves_its_delay_within_its_bounds(engine: str) -> None:
+    server = make_server(engine)
+    policy = {"policy": "adaptive", "max_queue_delay_us": 4_000, "latency_objective_us": 1}
+    server.batch("/x", max_batch_size=64, **policy)(Recorder())
+    with running(server), Client(server.url) as client:
+
+        def delay_us_after(count: int) -> int:
+            for _ in range(count):
+                client.send(head("GET", "/x") * 3)
+                assert {reply.body for reply in client.replies(*["GET"] * 3)} <= {b"1", b"2", b"3"}
+            return int(server.stats()["routes"]["/x"]["effective_delay_us"])
+
+        assert delay_us_after(20) < 100, "above the objective it shrinks"
+        server.set_policy("/x", latency_objective_us=1_000_000)
+        assert 100 < delay_us_after(40) <= 4_000, "below, it grows, up to its maximum"
+
+
 def test_coalescing_is_switched_at_run_time(engine: str) -> None:
     gate = Gate()
     recorder = Recorder(gate)

@@ -101,7 +101,7 @@ def test_several_addresses(engine: str, folder: Path) -> None:
 def test_it_drains(engine: str, folder: Path, number: int) -> None:
     arguments = ["site", "--app", "app.py:server", "--access-log", "access.log", "--linger-timeout", "200ms"]
     with Command(*arguments, folder=folder, engine=engine) as command:
-        busy, idle, reading = Client(command.url), Client(command.url), Client(command.url, receive_buffer_bytes=4096)
+        busy, idle, reading = Client(command.url), Client(command.url), Client(command.url, receive_buffer_bytes=65_536)
         assert idle.ask("GET", "/a.txt").status == 200
         busy.send(head("GET", "/slow"))
         reading.send(head("GET", "/big.bin"))
@@ -160,6 +160,29 @@ def test_a_signal_that_another_thread_takes(engine: str, folder: Path, number: i
             await_true((folder / "access.log").exists, 3.0, "the log is opened anew")
         else:
             assert command.wait(5) == 0
+
+
+def test_the_configuration_is_reloaded(engine: str, folder: Path) -> None:
+    file = folder / "server.toml"
+    start = '[server]\nroot = "site"\napp = "app.py:server"\n[log]\naccess_log = "first.log"\n[route."/slow"]\n'
+    file.write_text(f"{start}max_batch_size = 3\n")
+    with Command("--config", file, "--admin", f"127.0.0.1:{free_port()}", folder=folder, engine=engine) as command:
+
+        def size() -> int:
+            return int(json.loads(admin(command, "/policy?path=/slow")[1])["max_batch_size"])
+
+        assert size() == 3
+        file.write_text(start.replace("first", "second") + "max_batch_size = 5\n")
+        command.signal(signal.SIGHUP)
+        await_true(lambda: size() == 5)
+        assert ask(command.url, "GET", "/a.txt").status == 200
+        file.write_text(f"{start}max_batch_size = 'many'\n")
+        command.signal(signal.SIGHUP)
+        await_true(lambda: "many" in command.errors, what="what is wrong is told, and nothing changes")
+        assert size() == 5 and ask(command.url, "GET", "/a.txt").status == 200
+        assert command.terminate() == 0
+        assert "Traceback" not in command.errors
+    assert len(parse((folder / "second.log").read_text())) == 2
 
 
 def tgkill(process: int, thread: int, number: int) -> None:

@@ -68,7 +68,7 @@ def test_many_at_once(engine: str) -> None:
 
 
 def test_a_slow_reader(engine: str) -> None:
-    with running(make(engine)) as server, Client(server.url, receive_buffer_bytes=4096) as client:
+    with running(make(engine)) as server, Client(server.url, receive_buffer_bytes=65_536) as client:
         client.send(head("GET", "/2000000") + head("GET", "/3") + head("GET", "/500000"))
         for _ in range(20):
             client.rest += client.socket.recv(2000)
@@ -115,7 +115,7 @@ def test_one_large_answer_for_many(engine: str, size: int) -> None:
         return [pattern(size)] * len(batch)
 
     with running(server):
-        clients = [Client(server.url, receive_buffer_bytes=4096 if place % 2 else None) for place in range(10)]
+        clients = [Client(server.url, receive_buffer_bytes=65_536 if place % 2 else None) for place in range(10)]
         for place, client in enumerate(clients):
             client.send(head("GET", "/same", *([("Connection", "close")] if place % 3 == 0 else [])))
         await_true(lambda: server.stats()["bridge"]["coalesced"] == 9)
@@ -146,7 +146,7 @@ def test_what_a_handler_changes_afterwards_does_not_change_what_is_sent(engine: 
             request.respond(buffer)
 
     with running(server):
-        clients = [Client(server.url, receive_buffer_bytes=4096) for _ in range(3)]
+        clients = [Client(server.url, receive_buffer_bytes=65_536) for _ in range(3)]
         for place, client in enumerate(clients):
             client.send(head("GET", f"/b/{place + 1}"))
         for place, client in enumerate(clients):

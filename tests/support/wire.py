@@ -75,7 +75,11 @@ class NoReplyError(AssertionError):
 
 
 class Client:
-    """One connection. Reads are bounded by `patience_s`, so that a server that never answers fails the test."""
+    """One connection. Reads are bounded by `patience_s`, so that a server that never answers fails the test.
+
+    A small `receive_buffer_bytes` makes a slow reader. Below 64 KiB, what is to be read to its end may come at some
+    KiB a second: where the window is smaller than a segment, TCP waits for a timer each time.
+    """
 
     def __init__(self, url: str, *, patience_s: float = PATIENCE_S, receive_buffer_bytes: int | None = None) -> None:
         host, _, port = url.removeprefix("http://").rstrip("/").rpartition(":")
