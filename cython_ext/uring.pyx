@@ -10,7 +10,9 @@ The rules:
   is submitted, so it is the first thing that the next turn sees of its connection.
 - Every other operation of a connection is counted (Connection.operations) until its last completion. The record is
   freed, and its slot reused, when the count is 0 and the descriptor closed: no completion ever meets a stranger.
-- A last response and its close are linked, so that data and FIN share a segment and a short send breaks the chain.
+- A last response and its close are linked, so that data and FIN share a segment and a short send breaks the chain. The
+  send then makes its completion in any case: behind an entry with CQE_SKIP_SUCCESS that fails, the rest of a chain ends
+  without one, and nobody would learn that the descriptor was not closed.
 - A zero-copy send holds its Answer until the kernel's notification; the next response does not wait for that (law 4).
 """
 import os
@@ -28,7 +30,8 @@ from batchbridge.cython_ext.core cimport (
     Answer, Connection, Engine)
 from batchbridge.cython_ext.engine cimport EngineThread, turn_begin, turn_end, turn_goes_on, turn_wait_us
 from batchbridge.cython_ext.ring cimport *
-from batchbridge.cython_ext.send cimport answer_at, answer_drop, answer_hold, file_read, send_fell_short, sent
+from batchbridge.cython_ext.send cimport (
+    answer_at, answer_drop, answer_hold, file_read, mark_dirty, send_fell_short, sent)
 
 from batchbridge.errors import EngineError
 
@@ -178,7 +181,7 @@ cdef void driver_send_last(Engine *engine, Connection *connection, const char *d
     cdef Uring *driver = driver_of(engine)
     cdef io_uring_sqe *entry = ring_entry(&driver.ring)
     io_uring_prep_send(entry, connection.fd, data, length, MSG_DONTWAIT | MSG_WAITALL | MSG_NOSIGNAL | MSG_MORE)
-    name_entry(entry, OPERATION_SEND, connection, driver.slot_flag | IOSQE_CQE_SKIP_SUCCESS | IOSQE_IO_LINK)
+    name_entry(entry, OPERATION_SEND, connection, driver.slot_flag | IOSQE_IO_LINK)
     if connection.flags & IS_RECEIVING:
         # A hard link: that there was nothing left to cancel must not keep the descriptor open.
         cancel(driver, connection, OPERATION_RECEIVE, IOSQE_IO_HARDLINK)
@@ -200,12 +203,16 @@ cdef void driver_send_reported(Engine *engine, Connection *connection, const cha
     entry.ioprio |= <uint16_t>IORING_RECVSEND_FIXED_BUF
     entry.buf_index = lane_number(engine, answer)
     entry.flags |= <uint8_t>driver.slot_flag
-    entry.user_data = (<uint64_t>OPERATION_SEND_ZERO_COPY << 56) | answer.index
+    entry.user_data = zero_copy_tag(answer)
     answer.connection_index = connection.index
     answer.connection_generation = connection.generation
     answer_hold(answer)
     engine.counters.zero_copy_sends += 1
     engine.counters.zero_copy_pending += 1
+
+
+cdef uint64_t zero_copy_tag(const Answer *answer) noexcept nogil:
+    return (<uint64_t>OPERATION_SEND_ZERO_COPY << 56) | answer.index
 
 
 cdef uint16_t lane_number(const Engine *engine, const Answer *answer) noexcept nogil:
@@ -247,7 +254,7 @@ cdef void driver_finish(Engine *engine, Connection *connection, const char *data
     if length:
         entry = ring_entry(&driver.ring)
         io_uring_prep_send(entry, connection.fd, data, length, MSG_DONTWAIT | MSG_WAITALL | MSG_NOSIGNAL)
-        name_entry(entry, OPERATION_SEND, connection, driver.slot_flag | IOSQE_CQE_SKIP_SUCCESS | IOSQE_IO_LINK)
+        name_entry(entry, OPERATION_SEND, connection, driver.slot_flag | IOSQE_IO_LINK)
     entry = ring_entry(&driver.ring)
     io_uring_prep_shutdown(entry, connection.fd, SHUT_WR)
     name_entry(entry, OPERATION_FINISH, connection, driver.slot_flag)
@@ -255,16 +262,26 @@ cdef void driver_finish(Engine *engine, Connection *connection, const char *data
 
 
 cdef void driver_tear_down(Engine *engine, Connection *connection) noexcept nogil:
-    cdef Uring *driver = driver_of(engine)
     if connection.state == CONNECTION_CLOSES or connection.state == CONNECTION_FREE:
         return
     connection_lost(engine, connection)
-    if connection.flags & IS_CLOSING:
-        return                      # on_close sees to the rest: a slot is never closed twice
+    if not connection.flags & IS_CLOSING:
+        abort(engine, connection)
+    # Else on_close sees to the rest: a slot is never closed twice.
+
+
+cdef void abort(Engine *engine, Connection *connection) noexcept nogil:
+    """Cancels what is under way, since an operation keeps the socket open behind a closed descriptor; and closes."""
+    cdef Uring *driver = driver_of(engine)
+    cdef io_uring_sqe *entry
     if connection.flags & IS_RECEIVING:
         cancel(driver, connection, OPERATION_RECEIVE, 0)
     if connection.output is not NULL:
         cancel(driver, connection, OPERATION_SEND_REPORTED, 0)
+        if connection.output.zero_copy:
+            entry = ring_entry(&driver.ring)
+            io_uring_prep_cancel64(entry, zero_copy_tag(connection.output.answer), 0)
+            name_entry(entry, OPERATION_CANCEL, connection, IOSQE_CQE_SKIP_SUCCESS)
     close_slot(driver, connection)
 
 
@@ -397,7 +414,9 @@ cdef void on_close(Engine *engine, Connection *connection, int result) noexcept 
     if result != -ECANCELED:
         connection_lost(engine, connection)
     elif connection.state == CONNECTION_CLOSES:
-        close_slot(driver_of(engine), connection)
+        abort(engine, connection)
+    else:
+        mark_dirty(engine, connection)      # a flush in between has let it be
 
 
 cdef void on_connection(Engine *engine, int operation, Connection *connection, int result,
@@ -405,7 +424,8 @@ cdef void on_connection(Engine *engine, int operation, Connection *connection, i
     if operation == OPERATION_RECEIVE:
         on_receive(engine, connection, result, flags)
     elif operation == OPERATION_SEND:
-        if connection.state != CONNECTION_CLOSES:
+        # That of a last response tells also when all has left.
+        if connection.state != CONNECTION_CLOSES and result != <int>connection.leaving_length:
             send_fell_short(engine, connection, result)
     elif operation == OPERATION_SEND_REPORTED:
         connection.operations -= 1
