@@ -206,6 +206,13 @@ def exchanges(root: Path) -> list[Exchange]:
     return found
 
 
+def comparable(cut: bytes) -> bytes:
+    """A response cut short, without the line of its head where it was cut: that might be a Date."""
+    if b"\r\n" not in cut or b"\r\n\r\n" in cut:
+        return cut
+    return cut[: cut.rindex(b"\r\n") + 2]
+
+
 def check(data: bytes, asked: list[Exchange], fed: int, was_reset: bool) -> int:
     """Asserts that `data` is what a client gets that has fed so many bytes of what it asks; returns the number of
     requests that were answered."""
@@ -215,7 +222,7 @@ def check(data: bytes, asked: list[Exchange], fed: int, was_reset: bool) -> int:
         is_whole = end <= fed
         if exchange.may_continue and rest.startswith(CONTINUE) and begin + exchange.request.index(b"\r\n\r\n") < fed:
             rest = rest.removeprefix(CONTINUE)
-        if was_reset and exchange.response.startswith(rest):
+        if was_reset and exchange.response.startswith(comparable(rest)):
             return count
         if not is_whole and not (exchange.is_refused and rest):
             break
