@@ -275,6 +275,10 @@ class Config:
         "buffers", "count", 2048, "Receive buffers of one engine thread, a power of two.", 16, 32_768, power_of_two=True
     )
     receive_buffer_size_bytes: int = _option("buffers", "size", 2 * KIB, "Size of a receive buffer.", 512, MIB)
+    kernel_ring_size_bytes: int = _option(
+        "buffers", "size", 4 * MIB, "Ring from the kernel side to one engine thread, a power of two.", 64 * KIB, GIB,
+        power_of_two=True, flag="--kernel-ring-size",
+    )  # fmt: skip
     zero_copy_size_bytes_min: int = _option(
         "buffers", "size", 16 * KIB, "Responses from this size on are sent without being copied.", 1024, MIB
     )

@@ -268,7 +268,7 @@ class Server:
 
     def _make_engines(self, handlers: list[Handler]) -> None:
         kind: type[EngineThread]
-        if self.engine == "io_uring":
+        if self.engine in ("kernel", "io_uring"):
             from .cython_ext.uring import UringEngine
 
             kind = UringEngine
@@ -289,7 +289,7 @@ class Server:
             extension[1:].lower().encode(): name.encode()
             for extension, name in [*mimetypes.MimeTypes(()).types_map[True].items(), *config.mime.items()]
         }
-        if self.engine == "io_uring":
+        if self.engine in ("kernel", "io_uring"):
             from .cython_ext import ring
 
             features = ring.probe()
@@ -304,6 +304,7 @@ class Server:
             "root_fd": self._root_fd,
             "access_log_fd": self._log_fd,
             "lane_batches_max": LANE_BATCHES[any(handler.is_async for handler in handlers)],
+            "has_kernel_side": self.engine == "kernel",
             "has_socket_command": features.get("socket_cmd", False),
             "has_zero_copy": features.get("send_zc", False),
         }

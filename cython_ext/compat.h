@@ -44,23 +44,43 @@ static inline int bb_open_beneath(int root, const char *path, int flags) {
     return fd < 0 ? -errno : (int)fd;
 }
 
-/* A socket's peer address without a descriptor: URING_CMD getsockopt(SOL_SOCKET, SO_PEERNAME) (Linux 6.7). liburing 2.3
- * has no name for these fields of an entry, so they are written by their offsets. */
+/* The root of the cgroup v2 tree, mounted for nobody else to see: what is mounted at /sys is another network namespace's,
+ * or none, in a container. A descriptor or -errno. (fsopen, fsconfig, fsmount: Linux 5.2) */
+static inline int bb_cgroup_root(void) {
+    long filesystem = syscall(430, "cgroup2", 1u), root = -1;
+    int error;
+    if (filesystem < 0) return -errno;
+    if (syscall(431, filesystem, 6u, NULL, NULL, 0) == 0) root = syscall(432, filesystem, 1u, 0u);
+    error = errno;
+    close((int)filesystem);
+    return root < 0 ? -error : (int)root;
+}
+
+/* A socket's options through the ring, also without a descriptor: URING_CMD getsockopt (Linux 6.7). liburing 2.3 has no
+ * name for these fields of an entry, so they are written by their offsets. */
 #include <liburing.h>
 #include <sys/socket.h>
 #define BB_OP_URING_CMD 46
 #define BB_SOCKET_CMD_GETSOCKOPT 2
-static inline void bb_prep_peer_name(struct io_uring_sqe *entry, int slot, void *address, uint32_t length) {
-    const uint32_t command = BB_SOCKET_CMD_GETSOCKOPT, level = SOL_SOCKET, option = SO_PEERNAME;
-    const uint64_t value = (uint64_t)(uintptr_t)address;
+static inline void bb_prep_socket_option(struct io_uring_sqe *entry, int fd, uint32_t option, void *at,
+                                         uint32_t length) {
+    const uint32_t command = BB_SOCKET_CMD_GETSOCKOPT, level = SOL_SOCKET;
+    const uint64_t value = (uint64_t)(uintptr_t)at;
     memset(entry, 0, sizeof *entry);
     entry->opcode = BB_OP_URING_CMD;
-    entry->fd = slot;
+    entry->fd = fd;
     memcpy((char *)entry + 8, &command, sizeof command);
     memcpy((char *)entry + 16, &level, sizeof level);
     memcpy((char *)entry + 20, &option, sizeof option);
     memcpy((char *)entry + 44, &length, sizeof length);
     memcpy((char *)entry + 48, &value, sizeof value);
+}
+static inline void bb_prep_peer_name(struct io_uring_sqe *entry, int fd, void *address, uint32_t length) {
+    bb_prep_socket_option(entry, fd, SO_PEERNAME, address, length);
+}
+/* The number by which the kernel calls a socket; BPF programs see it, too. */
+static inline void bb_prep_cookie(struct io_uring_sqe *entry, int fd, uint64_t *cookie) {
+    bb_prep_socket_option(entry, fd, SO_COOKIE, cookie, sizeof *cookie);
 }
 
 #endif

@@ -165,6 +165,7 @@ cdef struct Connection:
     uint16_t owed                   # requests in user mode
     uint16_t reserved
     uint32_t requests
+    uint32_t row                    # of the kernel side, + 1; 0: none
     char *posted                    # bytes in the scratch that leave at this loop's end
     char *leaving                   # bytes in the other scratch, which left at the last loop's end
     uint32_t posted_length

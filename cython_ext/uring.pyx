@@ -29,6 +29,9 @@ from batchbridge.cython_ext.core cimport (
     ANSWER_LANE, CONNECTION_CLOSES, CONNECTION_FREE, CONNECTION_OPEN, IS_CLOSING, IS_PAUSED, IS_RECEIVING, LANES_MAX,
     Answer, Connection, Engine)
 from batchbridge.cython_ext.engine cimport EngineThread, turn_begin, turn_end, turn_goes_on, turn_wait_us
+from batchbridge.cython_ext.kernel cimport (
+    Tier, tier_consume, tier_cookie_known, tier_free, tier_has_records, tier_left, tier_pause, tier_prepare,
+    tier_resume, tier_sleeps, tier_woke)
 from batchbridge.cython_ext.ring cimport *
 from batchbridge.cython_ext.send cimport (
     answer_at, answer_drop, answer_hold, file_read, mark_dirty, send_fell_short, sent)
@@ -39,6 +42,7 @@ from batchbridge.errors import EngineError
 cdef extern from "compat.h" nogil:
     int ECANCELED
     void bb_prep_peer_name(io_uring_sqe *, int, void *, uint32_t) noexcept
+    void bb_prep_cookie(io_uring_sqe *, int, uint64_t *) noexcept
 
 
 cdef extern from "<sys/socket.h>" nogil:
@@ -46,7 +50,11 @@ cdef extern from "<sys/socket.h>" nogil:
         pass
     int getpeername(int, sockaddr *, unsigned int *) noexcept
     int SOCK_CLOEXEC
-    int MSG_DONTWAIT, MSG_NOSIGNAL, MSG_WAITALL, MSG_MORE, SHUT_WR, AF_INET, AF_INET6
+    int MSG_DONTWAIT, MSG_NOSIGNAL, MSG_WAITALL, MSG_MORE, MSG_PEEK, SHUT_WR, AF_INET, AF_INET6
+
+
+cdef extern from "<poll.h>" nogil:
+    short POLLIN
 
 
 cdef extern from "<arpa/inet.h>" nogil:
@@ -76,6 +84,7 @@ cdef enum:
 cdef enum Operation:
     OPERATION_ACCEPT = 1
     OPERATION_PEER
+    OPERATION_MEET
     OPERATION_RECEIVE
     OPERATION_SEND
     OPERATION_SEND_REPORTED
@@ -87,6 +96,7 @@ cdef enum Operation:
     OPERATION_BELL
     OPERATION_LOG
     OPERATION_TIMER
+    OPERATION_RECORDS
     OPERATION_CLOSE_FILE
 
 
@@ -106,6 +116,8 @@ cdef struct Uring:
     char *peer_names                # PEER_NAME_SIZE_BYTES for each connection
     const char *log_text
     uint32_t log_left
+    Tier *tier                      # the kernel side, which receives; NULL: none
+    char peeked
 
 
 cdef Uring *driver_of(const Engine *engine) noexcept nogil:
@@ -146,6 +158,26 @@ cdef void arm_bell(Uring *driver, int bell) noexcept nogil:
     cdef io_uring_sqe *entry = ring_entry(&driver.ring)
     io_uring_prep_read(entry, bell, &driver.bell_value, 8, 0)
     entry.user_data = <uint64_t>OPERATION_BELL << 56
+
+
+cdef void arm_records(Uring *driver) noexcept nogil:
+    cdef io_uring_sqe *entry = ring_entry(&driver.ring)
+    io_uring_prep_poll_multishot(entry, driver.tier.records_fd, POLLIN)
+    entry.user_data = <uint64_t>OPERATION_RECORDS << 56
+
+
+cdef void meet_row(Uring *driver, Connection *connection) noexcept nogil:
+    """Asks for the socket's cookie, by which the kernel side calls it; and looks at its first byte, which makes the kernel
+    side see what came before the accept. Both are carried out, in this order, while they are submitted."""
+    cdef uint64_t *cookie = &driver.tier.cookies[connection.index]
+    cdef io_uring_sqe *entry = ring_entry(&driver.ring)
+    cookie[0] = 0
+    bb_prep_cookie(entry, connection.fd, cookie)
+    name_entry(entry, OPERATION_PEER, connection, IOSQE_CQE_SKIP_SUCCESS)
+    entry = ring_entry(&driver.ring)
+    io_uring_prep_recv(entry, connection.fd, &driver.peeked, 1, MSG_DONTWAIT | MSG_PEEK)
+    name_entry(entry, OPERATION_MEET, connection, 0)
+    connection.operations += 1
 
 
 cdef void cancel(Uring *driver, const Connection *connection, int operation, uint32_t flags) noexcept nogil:
@@ -238,13 +270,17 @@ cdef void driver_close_file(Engine *engine, int file) noexcept nogil:
 
 
 cdef void driver_pause(Engine *engine, Connection *connection) noexcept nogil:
-    if connection.flags & IS_RECEIVING:
+    if connection.row:
+        tier_pause(driver_of(engine).tier, connection)
+    elif connection.flags & IS_RECEIVING:
         cancel(driver_of(engine), connection, OPERATION_RECEIVE, 0)
 
 
 cdef void driver_resume(Engine *engine, Connection *connection) noexcept nogil:
     # Where the cancellation is still under way, its completion finds that the pause is over and arms anew.
-    if not connection.flags & IS_RECEIVING:
+    if connection.row:
+        tier_resume(driver_of(engine).tier, connection)
+    elif not connection.flags & IS_RECEIVING:
         arm_receive(driver_of(engine), connection)
 
 
@@ -329,6 +365,9 @@ cdef void on_accept(Engine *engine, uint32_t listener, int result, uint32_t flag
         # Further clients wait in the backlog until one of these has closed.
         stop_accepting(engine, driver)
         driver.accept_retry_us = NEVER_US
+    if driver.tier is not NULL:
+        meet_row(driver, connection)
+        return
     if not driver.is_direct:
         ask_peer_name(connection)
     else:
@@ -402,10 +441,13 @@ cdef void on_zero_copy(Engine *engine, uint32_t index, int result, uint32_t flag
 
 
 cdef void close_if_over(Engine *engine, Connection *connection) noexcept nogil:
+    cdef Uring *driver = driver_of(engine)
     if connection.state == CONNECTION_CLOSES and connection.operations == 0:
+        if driver.tier is not NULL:
+            tier_left(driver.tier, connection)
         connection_closed(engine, connection)
-        if driver_of(engine).accept_retry_us:
-            driver_of(engine).accept_retry_us = engine.now_us
+        if driver.accept_retry_us:
+            driver.accept_retry_us = engine.now_us
 
 
 cdef void on_close(Engine *engine, Connection *connection, int result) noexcept nogil:
@@ -423,6 +465,10 @@ cdef void on_connection(Engine *engine, int operation, Connection *connection, i
                         uint32_t flags) noexcept nogil:
     if operation == OPERATION_RECEIVE:
         on_receive(engine, connection, result, flags)
+    elif operation == OPERATION_MEET:
+        connection.operations -= 1
+        if connection.state != CONNECTION_CLOSES:
+            tier_cookie_known(driver_of(engine).tier, connection)
     elif operation == OPERATION_SEND:
         # That of a last response tells also when all has left.
         if connection.state != CONNECTION_CLOSES and result != <int>connection.leaving_length:
@@ -466,6 +512,9 @@ cdef void on_completion(Engine *engine, uint64_t user_data, int result, uint32_t
         on_log(engine, result)
     elif operation == OPERATION_TIMER:
         driver.timer_us = 0
+    elif operation == OPERATION_RECORDS:
+        if not flags & IORING_CQE_F_MORE:
+            arm_records(driver)
     elif OPERATION_PEER <= operation <= OPERATION_CANCEL:
         connection = &engine.connections[index]
         if (connection.generation & 0xFFFFFF) == (user_data >> 32 & 0xFFFFFF) and connection.state != CONNECTION_FREE:
@@ -533,6 +582,8 @@ cdef void reap(Engine *engine, Uring *driver) noexcept nogil:
 
 cdef int one_turn(Engine *engine, Uring *driver, int64_t wait_us) noexcept nogil:
     cdef int result
+    if driver.tier is not NULL and wait_us and not tier_sleeps(driver.tier):
+        wait_us = 0
     if wait_us > SHORT_WAIT_US:
         arm_timer(engine, driver, wait_us)
         wait_us = -1
@@ -540,6 +591,10 @@ cdef int one_turn(Engine *engine, Uring *driver, int64_t wait_us) noexcept nogil
     turn_begin(engine)
     engine.counters.submits = driver.ring.system_calls
     reap(engine, driver)
+    if driver.tier is not NULL:
+        tier_woke(driver.tier)
+        tier_consume(engine, driver.tier)
+        engine.more_input |= tier_has_records(driver.tier)
     if driver.accept_retry_us and not engine.draining:
         retry_accepts(engine, driver)
     turn_end(engine)
@@ -552,6 +607,8 @@ cdef int loop(Engine *engine, Uring *driver) noexcept nogil:
     for listener in range(driver.listener_count):
         arm_accept(driver, listener)
     arm_bell(driver, engine.bell)
+    if driver.tier is not NULL:
+        arm_records(driver)
     while turn_goes_on(engine):
         if engine.draining and driver.accepting:
             stop_accepting(engine, driver)
@@ -576,7 +633,20 @@ cdef void wind_up(Engine *engine, Uring *driver) noexcept nogil:
 
 
 cdef class UringEngine(EngineThread):
-    """The engine with the io_uring driver. EngineError: this kernel, or a sandbox, does not let it be."""
+    """The engine with the io_uring driver, and with the kernel side where `settings` say so.
+
+    EngineError: this kernel, or a sandbox, does not let it be.
+    """
+    cdef object kernel_side
+
+    def __init__(self, settings, routes, int lane_count, listeners=()):
+        super().__init__(settings, routes, lane_count, listeners)
+        self.kernel_side = None
+        if settings.get("has_kernel_side"):
+            # Not every build has it.
+            from batchbridge.cython_ext.bpf import KernelSide
+            self.kernel_side = KernelSide(settings["max_connections"], settings["kernel_ring_size_bytes"],
+                                          [listener.fileno() for listener in listeners])
 
     cdef open_ring(self, Uring *driver):
         cdef Engine *engine = self.engine
@@ -611,7 +681,10 @@ cdef class UringEngine(EngineThread):
         if driver is NULL:
             raise MemoryError
         engine.driver_data = driver
-        driver.is_direct = self.settings["has_socket_command"]
+        if self.kernel_side is not None:
+            driver.tier = <Tier *><size_t>self.kernel_side.tier_address
+        # The kernel side knows a socket by its descriptor.
+        driver.is_direct = self.settings["has_socket_command"] and driver.tier is NULL
         driver.slot_flag = IOSQE_FIXED_FILE if driver.is_direct else 0
         driver.peer_names = <char *>calloc(engine.limits.connections_max, PEER_NAME_SIZE_BYTES)
         if driver.peer_names is NULL:

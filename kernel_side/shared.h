@@ -6,12 +6,123 @@
 #ifndef BB_SHARED_H
 #define BB_SHARED_H
 
+#ifdef __bpf__
+typedef unsigned char uint8_t;
+typedef unsigned short uint16_t;
+typedef unsigned int uint32_t;
+typedef int int32_t;
+typedef long long int64_t;
+typedef unsigned long long uint64_t;
+#else
 #include <stdint.h>
+#endif
 
 /* Part of a request head: bytes [offset, offset + length), counted from the head's first byte, so that a head can lie at
  * another address on the other side. */
 typedef struct {
     uint32_t offset, length;
 } bb_slice;
+
+enum {
+    BB_ROWS_MAX = 65536,
+    BB_IMAGES_MAX = 4096,
+    BB_IMAGE_SIZE_BYTES_MAX = 2048, /* a multiple of 32; browsers send 500 to 1,500 bytes */
+    BB_IMAGE_SIZE_BYTES_MIN = 16,
+    BB_IMAGE_SLOTS = 16384,     /* of the index: a power of two, at least twice BB_IMAGES_MAX */
+    BB_IMAGE_PROBES = 8,        /* slots that are looked at for one image */
+    BB_SMALL_SIZE_BYTES = 512,  /* up to here a record is reserved with a fixed size, which is three times as fast */
+    BB_CHUNK_SIZE_BYTES = 4096, /* what a larger record is copied by */
+    BB_CHUNKS_MAX = 64,         /* packets of 120 KB were seen; longer ones go through the socket */
+};
+
+/* One connection, as both sides see it. Each field has one writer. */
+typedef struct {
+    /* Written by the kernel side, under the lock of the socket. */
+    uint64_t cookie;
+    uint32_t next_sequence; /* TCP's number of the next byte of the request stream */
+    uint32_t up;            /* bytes handed up, by the ring or through the socket; a FIN counts one */
+    uint32_t spill;         /* differs from spill_seen: bytes go through the socket, as the ring was full */
+    uint32_t closed;        /* TCP has let go of the socket */
+    uint32_t out_base;      /* TCP's number of the first byte of the response stream */
+    uint32_t out_kernel;    /* bytes of responses that the kernel side has posted */
+    /* Written by user mode. */
+    uint32_t spill_seen; /* the value of spill up to which the socket was drained */
+    uint32_t pause;      /* back-pressure: bytes stay in the socket */
+    uint32_t done;       /* the value of up up to which all is answered and posted */
+    uint32_t out_user;   /* bytes of responses that user mode has posted: stored before they are, and before done */
+    int32_t fd;          /* -1: not known yet, or about to be closed: the kernel side posts nothing */
+    uint32_t padding[3];
+} bb_row;
+
+/* What the kernel side tells, in the order in which it happened; a ring of them for each engine. */
+enum {
+    BB_OPENED = 1, /* followed by bb_peer */
+    BB_BYTES,      /* followed by `length` bytes */
+    BB_END,        /* FIN, behind `length` bytes */
+    BB_CLOSED,     /* the connection is gone: reset, timed out, or ended by both sides; or the row was taken in vain */
+    BB_HIT,        /* a whole request whose bytes are image `length`; followed by bb_hit */
+};
+typedef struct {
+    uint32_t row;
+    uint32_t type;
+    uint32_t up; /* of the row before this: where user mode has received less, the rest lies in the socket */
+    uint32_t length;
+    uint64_t cookie;
+} bb_record;
+typedef struct {
+    uint8_t address[16];
+    uint32_t family, port;
+} bb_peer;
+typedef struct {
+    uint32_t image, generation;
+} bb_hit;
+
+/* A request that user mode has parsed, judged and published, and how its answer is found. Written by user mode, but for
+ * what says otherwise. */
+typedef struct {
+    uint32_t generation; /* 0: withdrawn. Never used twice for one place. */
+    uint32_t length;
+    uint64_t hash;
+    uint64_t expires_ns; /* by the coarse monotonic clock */
+    uint64_t response;   /* address of its bytes, for the kernel side to post */
+    uint32_t response_length;
+    uint32_t kernel_hits; /* written by the kernel side: requests that it has posted the response for */
+    uint8_t padding[24];
+    uint64_t words[BB_IMAGE_SIZE_BYTES_MAX / 8];
+} bb_image;
+
+/* Rows that are free: taken by the kernel side at `head`, given back by user mode at `tail`. */
+typedef struct {
+    uint32_t head, padding1[15];
+    uint32_t tail, padding2[15];
+    uint32_t rows[BB_ROWS_MAX];
+} bb_free_rows;
+
+/* Words that both sides look at, and counters. */
+typedef struct {
+    uint32_t sleeps;      /* user mode waits: wake it. Written by both. */
+    uint32_t image_count; /* published; 0: none is looked for */
+    uint32_t padding1[14];
+    /* Written by the kernel side. */
+    uint32_t spills;       /* connections that began to go through their socket */
+    uint32_t lost_closes;  /* BB_CLOSED that found the ring full: rows are to be looked through */
+    uint32_t opened;
+    uint32_t untracked;    /* connections for which there was no row or no room in the ring */
+    uint64_t records;
+    uint64_t packets;
+    uint64_t hits;
+    uint64_t stale;        /* an image was met that had expired or was withdrawn meanwhile */
+    uint64_t overlaps;     /* retransmissions that had to be cut */
+    uint64_t nested;
+} bb_words;
+
+/* 64-bit hash of an image, four lanes wide: words by fours, missing ones 0. */
+static inline uint64_t bb_fold(uint64_t hash, uint64_t word) {
+    hash = (hash ^ word) * 0x9E3779B97F4A7C15ull;
+    return hash ^ (hash >> 29);
+}
+static inline uint64_t bb_fold_lanes(uint64_t a, uint64_t b, uint64_t c, uint64_t d) {
+    return bb_fold(bb_fold(a, b), bb_fold(c, d));
+}
 
 #endif

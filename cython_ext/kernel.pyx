@@ -1,0 +1,501 @@
+"""The engine's part of the kernel side: records become what any driver tells of a connection.
+
+The rules:
+
+- A connection's bytes are taken in the order of `up`. Where a record begins behind what was received, the bytes between
+  lie in the socket, and are read from there first.
+- A row is taken by the kernel side when a connection is established, long before it is accepted. The two find each other
+  by the socket's cookie. A connection that has no row, when all records from before its accept were seen, is an ordinary
+  one.
+- A row is given back when the kernel side has said that the socket is gone, and no connection uses it any more.
+- Sockets are read here only where the ring was full or the connection paused (drain); never polled: a poll would be woken
+  by each packet that the kernel side takes.
+"""
+from libc.errno cimport EAGAIN, EINTR, ENOMEM, errno
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, realloc
+from libc.string cimport memcpy, memset
+
+from batchbridge.cython_ext.connection cimport connection_peer, received, received_end
+from batchbridge.cython_ext.core cimport (
+    CONNECTION_CLOSES, CONNECTION_FREE, IS_EOF, IS_PAUSED, Connection, Engine)
+
+
+cdef extern from "compat.h" nogil:
+    uint64_t bb_load_acquire_64(const uint64_t *) noexcept
+    void bb_store_release_64(uint64_t *, uint64_t) noexcept
+    uint32_t bb_load_acquire(const uint32_t *) noexcept
+    void bb_store_release(uint32_t *, uint32_t) noexcept
+    void bb_store_relaxed(uint32_t *, uint32_t) noexcept
+    void bb_full_fence() noexcept
+
+
+cdef extern from "<sys/socket.h>" nogil:
+    ssize_t recv(int, void *, size_t, int) noexcept
+    int MSG_DONTWAIT
+
+
+cdef extern from "<poll.h>" nogil:
+    struct pollfd:
+        int fd
+        short events, revents
+    int poll(pollfd *, unsigned long, int) noexcept
+    short POLLIN
+
+
+cdef enum:
+    RECORD_BUSY = 1 << 31           # the ring's own header: 4 bytes of length and flags, 4 that are the kernel's
+    RECORD_DISCARDED = 1 << 30
+    RECORD_HEADER_SIZE_BYTES = 8
+    DRAIN_SIZE_BYTES = 65536
+    ALL = 0x7FFFFFFF                # that the socket has
+    GAP_PATIENCE_MS = 100           # for bytes that the kernel is moving into the socket's queue
+    FORGOTTEN = 1                   # in the table of cookies
+
+
+# --- memory ----------------------------------------------------------------------------------------------------------
+
+cdef int tier_prepare(Tier *tier, uint32_t connections_max) noexcept nogil:
+    cdef uint32_t size = 1024, index
+    while size < 2 * (tier.row_count + connections_max):
+        size *= 2
+    tier.states = <RowState *>calloc(tier.row_count, sizeof(RowState))
+    tier.cookies = <uint64_t *>calloc(connections_max, 8)
+    tier.waiting = <uint32_t *>calloc(connections_max, 4)
+    tier.draining = <uint32_t *>calloc(tier.row_count, 4)
+    tier.by_cookie.cookies = <uint64_t *>calloc(size, 8)
+    tier.by_cookie.values = <uint32_t *>calloc(size, 4)
+    tier.by_cookie.mask = size - 1
+    if (tier.states is NULL or tier.cookies is NULL or tier.waiting is NULL or tier.draining is NULL
+            or tier.by_cookie.cookies is NULL or tier.by_cookie.values is NULL):
+        return -ENOMEM
+    for index in range(tier.row_count):
+        tier.rows[index].fd = -1
+        give_back(tier, index)
+    return 0
+
+
+cdef void tier_free(Tier *tier) noexcept nogil:
+    cdef uint32_t index
+    if tier.states is not NULL:
+        for index in range(tier.row_count):
+            free(tier.states[index].early)
+    free(tier.states)
+    free(tier.cookies)
+    free(tier.waiting)
+    free(tier.draining)
+    free(tier.by_cookie.cookies)
+    free(tier.by_cookie.values)
+    tier.states = NULL
+    tier.cookies = NULL
+    tier.waiting = NULL
+    tier.draining = NULL
+    tier.by_cookie.cookies = NULL
+    tier.by_cookie.values = NULL
+
+
+# --- cookies ---------------------------------------------------------------------------------------------------------
+
+cdef uint32_t place_of(uint64_t cookie, uint32_t mask) noexcept nogil:
+    return <uint32_t>(bb_fold(0, cookie) >> 32) & mask
+
+
+cdef bint table_find(const CookieTable *table, uint64_t cookie, uint32_t *value) noexcept nogil:
+    cdef uint32_t place = place_of(cookie, table.mask)
+    while table.cookies[place]:
+        if table.cookies[place] == cookie:
+            value[0] = table.values[place]
+            return True
+        place = (place + 1) & table.mask
+    return False
+
+
+cdef void table_put(CookieTable *table, uint64_t cookie, uint32_t value) noexcept nogil:
+    cdef uint32_t place
+    if table.used * 4 > table.mask * 3:
+        table_rebuild(table)
+    place = place_of(cookie, table.mask)
+    while table.cookies[place] > FORGOTTEN:
+        place = (place + 1) & table.mask
+    table.used += table.cookies[place] == 0
+    table.cookies[place] = cookie
+    table.values[place] = value
+
+
+cdef void table_remove(CookieTable *table, uint64_t cookie) noexcept nogil:
+    cdef uint32_t place = place_of(cookie, table.mask)
+    while table.cookies[place]:
+        if table.cookies[place] == cookie:
+            # Places behind it may have been reached over this one, unless there are none.
+            if table.cookies[(place + 1) & table.mask] == 0:
+                table.cookies[place] = 0
+                table.used -= 1
+            else:
+                table.cookies[place] = FORGOTTEN
+            return
+        place = (place + 1) & table.mask
+
+
+cdef void table_rebuild(CookieTable *table) noexcept nogil:
+    """Drops what was taken out. Where there is no memory for it, finding takes longer."""
+    cdef CookieTable rebuilt
+    cdef uint32_t place
+    rebuilt.cookies = <uint64_t *>calloc(<size_t>table.mask + 1, 8)
+    rebuilt.values = <uint32_t *>calloc(<size_t>table.mask + 1, 4)
+    rebuilt.mask = table.mask
+    rebuilt.used = 0
+    if rebuilt.cookies is NULL or rebuilt.values is NULL:
+        free(rebuilt.cookies)
+        free(rebuilt.values)
+        return
+    for place in range(table.mask + 1):
+        if table.cookies[place] > FORGOTTEN:
+            table_put(&rebuilt, table.cookies[place], table.values[place])
+    free(table.cookies)
+    free(table.values)
+    table[0] = rebuilt
+
+
+# --- rows ------------------------------------------------------------------------------------------------------------
+
+cdef void give_back(Tier *tier, uint32_t row) noexcept nogil:
+    cdef uint32_t tail = tier.free_rows.tail
+    tier.free_rows.rows[tail & (BB_ROWS_MAX - 1)] = row
+    bb_store_release(&tier.free_rows.tail, tail + 1)
+
+
+cdef void free_row(Tier *tier, uint32_t row) noexcept nogil:
+    cdef RowState *state = &tier.states[row]
+    if state.is_open:
+        table_remove(&tier.by_cookie, tier.rows[row].cookie)
+    free(state.early)
+    if state.is_draining:
+        undrain(tier, row)
+    memset(state, 0, sizeof(RowState))
+    give_back(tier, row)
+
+
+cdef void undrain(Tier *tier, uint32_t row) noexcept nogil:
+    cdef uint32_t index
+    for index in range(tier.draining_count):
+        if tier.draining[index] == row:
+            tier.draining_count -= 1
+            tier.draining[index] = tier.draining[tier.draining_count]
+            break
+
+
+cdef Connection *connection_of(const Engine *engine, const RowState *state) noexcept nogil:
+    return &engine.connections[state.connection - 1] if state.connection else NULL
+
+
+cdef void on_opened(Tier *tier, const bb_record *record) noexcept nogil:
+    cdef RowState *state = &tier.states[record.row]
+    cdef bb_row *row = &tier.rows[record.row]
+    state.is_open = 1
+    state.peer = (<const bb_peer *>(record + 1))[0]
+    row.spill_seen = 0
+    row.pause = 0
+    row.done = 0
+    row.out_user = 0
+    row.fd = -1
+    table_put(&tier.by_cookie, record.cookie, record.row)
+
+
+cdef void on_closed(Engine *engine, Tier *tier, uint32_t row) noexcept nogil:
+    cdef Connection *connection = connection_of(engine, &tier.states[row])
+    # The row goes back once the connection has left it, too.
+    if connection is NULL:
+        free_row(tier, row)
+        return
+    tier.states[row].is_open = 0
+    table_remove(&tier.by_cookie, tier.rows[row].cookie)
+    engine.driver.tear_down(engine, connection)
+
+
+cdef void tier_left(Tier *tier, Connection *connection) noexcept nogil:
+    cdef RowState *state
+    cdef uint32_t index, row = connection.row - 1
+    if connection.row == 0:
+        for index in range(tier.waiting_count):
+            if tier.waiting[index] == connection.index:
+                forget_waiting(tier, index)
+                break
+        if tier.cookies[connection.index] == 0 or not table_find(
+                &tier.by_cookie, tier.cookies[connection.index], &row):
+            return
+        tier.states[row].connection = connection.index + 1     # it was never met
+        tier.cookies[connection.index] = 0
+    connection.row = 0
+    state = &tier.states[row]
+    if not state.is_open:
+        free_row(tier, row)
+        return
+    state.connection = 0
+    state.was_left = 1
+    free(state.early)
+    state.early = NULL
+    tier.rows[row].pause = 0
+
+
+# --- connections and their rows --------------------------------------------------------------------------------------
+
+cdef void tier_cookie_known(Tier *tier, const Connection *connection) noexcept nogil:
+    tier.waiting[tier.waiting_count] = connection.index
+    tier.waiting_count += 1
+
+
+cdef void meet(Engine *engine, Tier *tier, Connection *connection, uint32_t row) noexcept nogil:
+    cdef RowState *state = &tier.states[row]
+    cdef char *early = state.early
+    cdef uint32_t length = state.early_length
+    state.connection = connection.index + 1
+    connection.row = row + 1
+    tier.cookies[connection.index] = 0
+    connection_peer(connection, <int>state.peer.family, <uint16_t>state.peer.port, state.peer.address)
+    state.early = NULL
+    state.early_length = 0
+    if state.is_broken:
+        engine.driver.tear_down(engine, connection)
+    elif length:
+        received(engine, connection, early, length)
+    free(early)
+    if state.has_early_end:
+        end(engine, connection)
+    if tier.rows[row].spill != tier.rows[row].spill_seen:
+        mark_draining(tier, row)
+
+
+cdef void meet_waiting(Engine *engine, Tier *tier, bint has_seen_all) noexcept nogil:
+    """Connections whose cookie is known and, if it was told, their rows."""
+    cdef uint32_t index = 0, row = 0
+    cdef Connection *connection
+    while index < tier.waiting_count:
+        connection = &engine.connections[tier.waiting[index]]
+        if tier.cookies[connection.index] and table_find(&tier.by_cookie, tier.cookies[connection.index], &row):
+            forget_waiting(tier, index)
+            meet(engine, tier, connection, row)
+        elif has_seen_all:
+            # An ordinary connection: resume lets the driver receive.
+            forget_waiting(tier, index)
+            if connection.state != CONNECTION_CLOSES:
+                engine.driver.resume(engine, connection)
+        else:
+            index += 1
+
+
+cdef void forget_waiting(Tier *tier, uint32_t index) noexcept nogil:
+    tier.waiting_count -= 1
+    tier.waiting[index] = tier.waiting[tier.waiting_count]
+
+
+# --- records ---------------------------------------------------------------------------------------------------------
+
+cdef void keep_early(RowState *state, const bb_record *record, const char *data) noexcept nogil:
+    """Keeps what came for a connection that has not been met yet. What cannot be kept in order breaks it."""
+    cdef char *early
+    if record.length:
+        early = <char *>realloc(state.early, state.early_length + record.length)
+        if early is NULL or record.up != state.received:
+            state.is_broken = 1
+        if early is NULL:
+            return
+        memcpy(early + state.early_length, data, record.length)
+        state.early = early
+        state.early_length += record.length
+    state.received += record.length + (record.type == BB_END)
+    state.has_early_end = record.type == BB_END
+
+
+cdef void on_bytes(Engine *engine, Tier *tier, const bb_record *record, const char *data) noexcept nogil:
+    cdef RowState *state = &tier.states[record.row]
+    cdef Connection *connection
+    if not state.is_open or state.was_left:
+        return
+    connection = connection_of(engine, state)
+    if connection is NULL:
+        keep_early(state, record, data)
+        return
+    if record.up != state.received and not fill_gap(engine, tier, record.row, connection, record.up):
+        engine.driver.tear_down(engine, connection)
+        return
+    state.received += record.length
+    if record.length:
+        received(engine, connection, data, record.length)
+    if record.type == BB_END:
+        state.received += 1
+        end(engine, connection)
+
+
+cdef void end(Engine *engine, Connection *connection) noexcept nogil:
+    if connection.state != CONNECTION_CLOSES and connection.state != CONNECTION_FREE:
+        received_end(engine, connection)
+
+
+cdef void on_record(Engine *engine, Tier *tier, const bb_record *record) noexcept nogil:
+    cdef const char *data = <const char *>(record + 1)
+    if record.type == BB_OPENED:
+        on_opened(tier, record)
+    elif record.type == BB_CLOSED:
+        on_closed(engine, tier, record.row)
+    elif record.type == BB_HIT:
+        on_bytes(engine, tier, record, <const char *>tier.images[(<const bb_hit *>data).image].words)
+    else:
+        on_bytes(engine, tier, record, data)
+
+
+cdef bint tier_has_records(const Tier *tier) noexcept nogil:
+    return tier.consumed != bb_load_acquire_64(tier.producer)
+
+
+cdef void tier_consume(Engine *engine, Tier *tier) noexcept nogil:
+    """Takes the records that are there now: the ring is read where it lies, and given back one by one."""
+    cdef uint64_t end = bb_load_acquire_64(tier.producer)
+    cdef uint32_t header
+    cdef char *at
+    cdef bint has_seen_all = True
+    while tier.consumed != end:
+        at = tier.records + (tier.consumed & tier.record_mask)
+        header = bb_load_acquire(<const uint32_t *>at)
+        if header & RECORD_BUSY:
+            has_seen_all = False        # another processor is writing it
+            break
+        if not header & RECORD_DISCARDED:
+            on_record(engine, tier, <const bb_record *>(at + RECORD_HEADER_SIZE_BYTES))
+        header &= ~<uint32_t>(RECORD_BUSY | RECORD_DISCARDED)
+        tier.consumed += (header + RECORD_HEADER_SIZE_BYTES + 7) & ~<uint64_t>7
+        bb_store_release_64(tier.consumer, tier.consumed)
+    if tier.waiting_count:
+        meet_waiting(engine, tier, has_seen_all)
+    if tier.words.spills != tier.spills_seen or tier.words.lost_closes != tier.lost_closes_seen:
+        look_through(engine, tier, has_seen_all)
+    if tier.draining_count:
+        drain_all(engine, tier)
+
+
+# --- what did not come by the ring -----------------------------------------------------------------------------------
+
+cdef void look_through(Engine *engine, Tier *tier, bint has_seen_all) noexcept nogil:
+    """The ring was full: finds the rows whose bytes lie in their sockets, and those whose end was not told."""
+    cdef uint32_t row
+    cdef uint32_t spills = bb_load_acquire(&tier.words.spills), lost_closes = bb_load_acquire(&tier.words.lost_closes)
+    for row in range(tier.row_count):
+        if tier.states[row].is_open and tier.rows[row].spill != tier.rows[row].spill_seen:
+            mark_draining(tier, row)
+    tier.spills_seen = spills
+    # Records of a row whose end was lost may still lie in the ring.
+    if lost_closes == tier.lost_closes_seen or not has_seen_all:
+        return
+    for row in range(tier.row_count):
+        if tier.states[row].is_open and tier.rows[row].closed:
+            on_closed(engine, tier, row)
+    tier.lost_closes_seen = lost_closes
+
+
+cdef void mark_draining(Tier *tier, uint32_t row) noexcept nogil:
+    if not tier.states[row].is_draining:
+        tier.states[row].is_draining = 1
+        tier.draining[tier.draining_count] = row
+        tier.draining_count += 1
+
+
+cdef void drain_all(Engine *engine, Tier *tier) noexcept nogil:
+    cdef uint32_t count = tier.draining_count, index
+    cdef uint32_t row
+    cdef Connection *connection
+    # Taken from the end, since whatever is marked meanwhile comes behind.
+    for index in range(count):
+        if tier.draining_count == 0:
+            break
+        row = tier.draining[0]
+        tier.draining_count -= 1
+        tier.draining[0] = tier.draining[tier.draining_count]
+        tier.states[row].is_draining = 0
+        connection = connection_of(engine, &tier.states[row])
+        if connection is not NULL:
+            drain(engine, tier, row, connection)
+
+
+cdef void drain(Engine *engine, Tier *tier, uint32_t row, Connection *connection) noexcept nogil:
+    """Reads the socket until it is empty, says so, and once more: bytes may have come before that was seen."""
+    cdef uint32_t spill
+    if not read_socket(engine, tier, row, connection, ALL):
+        return
+    spill = bb_load_acquire(&tier.rows[row].spill)
+    bb_store_release(&tier.rows[row].spill_seen, spill)
+    bb_full_fence()
+    read_socket(engine, tier, row, connection, ALL)
+
+
+cdef bint read_socket(Engine *engine, Tier *tier, uint32_t row, Connection *connection, uint32_t wanted) noexcept nogil:
+    """Takes up to `wanted` bytes that are there. True: the socket is empty, or has given them all."""
+    cdef char buffer[DRAIN_SIZE_BYTES]
+    cdef ssize_t count
+    while wanted and connection.state != CONNECTION_CLOSES and connection.state != CONNECTION_FREE:
+        if connection.flags & IS_PAUSED and wanted == ALL:
+            return False
+        count = recv(connection.fd, buffer, min(<uint32_t>DRAIN_SIZE_BYTES, wanted), MSG_DONTWAIT)
+        if count > 0:
+            tier.states[row].received += <uint32_t>count
+            tier.drained_bytes += <uint64_t>count
+            if wanted != ALL:
+                wanted -= <uint32_t>count
+            received(engine, connection, buffer, <uint32_t>count)
+        elif count == 0 and connection.flags & IS_EOF:
+            return True
+        elif count == 0:
+            tier.states[row].received += 1
+            received_end(engine, connection)
+            return False
+        elif errno == EAGAIN:
+            return True
+        elif errno != EINTR:
+            engine.driver.tear_down(engine, connection)
+            return False
+    return wanted == 0
+
+
+cdef bint fill_gap(Engine *engine, Tier *tier, uint32_t row, Connection *connection, uint32_t up) noexcept nogil:
+    """Takes from the socket what lies between the bytes received and a record's. False: it did not come."""
+    cdef RowState *state = &tier.states[row]
+    cdef pollfd waits
+    cdef int waited_ms = 0
+    tier.gaps += 1
+    waits.fd = connection.fd
+    waits.events = POLLIN
+    while True:
+        read_socket(engine, tier, row, connection, up - state.received)
+        if state.received == up:
+            return True
+        if connection.state == CONNECTION_CLOSES or connection.state == CONNECTION_FREE or waited_ms >= GAP_PATIENCE_MS:
+            return False
+        # The kernel moves what it let pass into the socket's queue by a thread of its own: it is on its way.
+        waits.revents = 0
+        poll(&waits, 1, 10)
+        waited_ms += 10
+
+
+cdef void tier_pause(Tier *tier, const Connection *connection) noexcept nogil:
+    bb_store_release(&tier.rows[connection.row - 1].pause, 1)
+
+
+cdef void tier_resume(Tier *tier, const Connection *connection) noexcept nogil:
+    bb_store_release(&tier.rows[connection.row - 1].pause, 0)
+    mark_draining(tier, connection.row - 1)
+
+
+# --- waiting ---------------------------------------------------------------------------------------------------------
+
+cdef bint tier_sleeps(Tier *tier) noexcept nogil:
+    if tier_has_records(tier) or tier.waiting_count or tier.draining_count:
+        return False
+    bb_store_relaxed(&tier.words.sleeps, 1)
+    bb_full_fence()
+    if (tier_has_records(tier) or tier.words.spills != tier.spills_seen
+            or tier.words.lost_closes != tier.lost_closes_seen):
+        bb_store_relaxed(&tier.words.sleeps, 0)
+        return False
+    return True
+
+
+cdef void tier_woke(Tier *tier) noexcept nogil:
+    bb_store_relaxed(&tier.words.sleeps, 0)

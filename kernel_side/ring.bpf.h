@@ -1,0 +1,88 @@
+/* The ring to user mode: when it wakes, and records of every size.
+ *
+ * SPDX-License-Identifier: GPL-2.0 OR BSD-3-Clause
+ */
+#pragma once
+#include "maps.bpf.h"
+
+/* Flags for submitting a record that has been reserved. User mode writes "I sleep" before it looks at the ring for the
+ * last time, so one of the two sides sees the other. The atomic addition orders the reservation before the look: one that
+ * yields a value is a full barrier, also where the processor would not make it one by itself. */
+static __always_inline uint64_t wake(bb_words *shared) {
+    __sync_fetch_and_add(&shared->records, 1);
+    if (!*(volatile uint32_t *)&shared->sleeps) return BPF_RB_NO_WAKEUP;
+    if (!__sync_val_compare_and_swap(&shared->sleeps, 1, 0)) return BPF_RB_NO_WAKEUP;
+    return BPF_RB_FORCE_WAKEUP;
+}
+
+static __always_inline void fill(bb_record *record, uint32_t row, uint32_t type, uint32_t up, uint32_t length,
+                                 uint64_t cookie) {
+    record->row = row;
+    record->type = type;
+    record->up = up;
+    record->length = length;
+    record->cookie = cookie;
+}
+
+/* A record without bytes; -1: the ring is full. */
+static __always_inline int tell(bb_words *shared, uint32_t row, uint32_t type, uint32_t up, uint64_t cookie) {
+    bb_record *record = bpf_ringbuf_reserve(&records, sizeof *record, 0);
+    if (!record) return -1;
+    fill(record, row, type, up, 0, cookie);
+    bpf_ringbuf_submit(record, wake(shared));
+    return 0;
+}
+
+struct small_record {
+    bb_record head;
+    char bytes[BB_SMALL_SIZE_BYTES];
+};
+
+static __always_inline int tell_few(struct __sk_buff *skb, bb_words *shared, uint32_t row, uint32_t up, uint32_t offset,
+                                    uint32_t length, uint64_t cookie) {
+    struct small_record *record = bpf_ringbuf_reserve(&records, sizeof *record, 0);
+    if (!record) return -1;
+    fill(&record->head, row, BB_BYTES, up, length, cookie);
+    asm volatile("" : "+r"(length)); /* else the compiler forgets what the verifier has to see */
+    if (length == 0 || length > BB_SMALL_SIZE_BYTES || bpf_skb_load_bytes(skb, offset, record->bytes, length)) {
+        bpf_ringbuf_discard(record, BPF_RB_NO_WAKEUP);
+        return -1;
+    }
+    bpf_ringbuf_submit(record, wake(shared));
+    return 0;
+}
+
+/* Any length, by chunks, with helpers of Linux 5.19 alone; one record whatever the length. */
+static __always_inline int tell_many(struct __sk_buff *skb, bb_words *shared, const bb_record *head, uint32_t offset) {
+    struct bpf_dynptr space;
+    uint32_t length = head->length, chunks = (length + BB_CHUNK_SIZE_BYTES - 1) / BB_CHUNK_SIZE_BYTES;
+    if (chunks > BB_CHUNKS_MAX) return -1;
+    if (bpf_ringbuf_reserve_dynptr(&records, sizeof *head + chunks * BB_CHUNK_SIZE_BYTES, 0, &space)) {
+        bpf_ringbuf_discard_dynptr(&space, BPF_RB_NO_WAKEUP);
+        return -1;
+    }
+    bpf_dynptr_write(&space, 0, (void *)head, sizeof *head, 0);
+    uint32_t tail = length & (BB_CHUNK_SIZE_BYTES - 1), whole = length - tail;
+    char *to;
+    int failed = 0;
+    for (uint32_t index = 0; index < BB_CHUNKS_MAX; index++) {
+        if (index * BB_CHUNK_SIZE_BYTES >= whole) break;
+        to = bpf_dynptr_data(&space, sizeof *head + index * BB_CHUNK_SIZE_BYTES, BB_CHUNK_SIZE_BYTES);
+        if (!to || bpf_skb_load_bytes(skb, offset + index * BB_CHUNK_SIZE_BYTES, to, BB_CHUNK_SIZE_BYTES)) {
+            failed = 1;
+            break;
+        }
+    }
+    if (!failed && tail) {
+        to = bpf_dynptr_data(&space, sizeof *head + whole, BB_CHUNK_SIZE_BYTES);
+        asm volatile("" : "+r"(tail));
+        if (!to || tail == 0 || tail > BB_CHUNK_SIZE_BYTES || bpf_skb_load_bytes(skb, offset + whole, to, tail))
+            failed = 1;
+    }
+    if (failed) {
+        bpf_ringbuf_discard_dynptr(&space, BPF_RB_NO_WAKEUP);
+        return -1;
+    }
+    bpf_ringbuf_submit_dynptr(&space, wake(shared));
+    return 0;
+}
