@@ -1,6 +1,6 @@
 """Keeps a server under mixed load, and looks whether its books balance and its memory stays flat.
 
-    python -m bench.soak [--minutes 10] [--engine auto|io_uring|epoll] ...
+    python -m bench.soak [--minutes 10] [--engine auto|kernel|io_uring|epoll] ...
 
 Rounds of a few seconds: files, handlers, pipelines and a connection for each request, with overload, slow, broken,
 hostile and vanishing clients beside them. After each round all clients leave, and the server must be at rest: nothing
@@ -39,7 +39,7 @@ from .process import ServerError, ServerProcess, cores
 from .reconcile import Check, against_clients, against_log, at_most, at_rest, equal, is_at_rest, within
 from .soak_traffic import Group, Tally, groups, make_site
 
-ENGINES = ("io_uring", "epoll")
+ENGINES = ("kernel", "io_uring", "epoll")
 ROUND_S = 6.0
 ROUNDS_MIN = 3
 ODD_CLIENTS = 6

@@ -10,8 +10,9 @@ from libc.errno cimport errno
 from libc.stdint cimport uint32_t, uint64_t, uintptr_t
 from libc.string cimport memset
 
-from batchbridge.cython_ext.kernel cimport (
-    BB_IMAGE_SLOTS, BB_IMAGES_MAX, BB_ROWS_MAX, Tier, bb_free_rows, bb_image, bb_row, bb_words, tier_free, tier_prepare)
+from batchbridge.cython_ext.kernel cimport tier_free, tier_prepare
+from batchbridge.cython_ext.tier cimport (
+    BB_IMAGE_SLOTS, BB_IMAGES_MAX, BB_ROWS_MAX, Tier, bb_free_rows, bb_image, bb_row, bb_words)
 
 from batchbridge.errors import EngineError
 

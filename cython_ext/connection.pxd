@@ -1,7 +1,9 @@
 # A connection's life: opened, bytes, FIN, failure, time-outs, closed. Called by drivers; knows none of them.
 from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 
+from batchbridge.cython_ext.cache cimport CacheObject
 from batchbridge.cython_ext.core cimport Connection, Engine
+from batchbridge.cython_ext.parse cimport Head
 
 
 # A new connection; NULL when there are connections_max already, or no memory.
@@ -11,6 +13,9 @@ cdef void connection_peer(Connection *connection, int family, uint16_t port, con
 
 # Bytes that came, valid during the call.
 cdef void received(Engine *engine, Connection *connection, const char *data, uint32_t length) noexcept nogil
+# The same for a whole request that is known already: its head, and the object that answers it.
+cdef void received_known(Engine *engine, Connection *connection, const char *data, uint32_t length, Head *head,
+                         CacheObject *object) noexcept nogil
 # The client sent FIN: what it asked before is still answered.
 cdef void received_end(Engine *engine, Connection *connection) noexcept nogil
 

@@ -12,15 +12,17 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy, memmove, memset
 
-from batchbridge.cython_ext.cache cimport cache_drop
+from batchbridge.cython_ext.cache cimport CacheObject, cache_drop
 from batchbridge.cython_ext.core cimport (
     CONNECTION_CLOSES, CONNECTION_FREE, CONNECTION_LINGERS, CONNECTION_OPEN, IS_DIRTY, IS_EOF, IS_FINAL, IS_HELD,
     IS_LAST, IS_PAUSED, IS_REFUSED, IS_WRITING, NO_ROUTE, OUTCOME_CLIENT_GONE,
-    OUTCOME_ERROR_5XX, Connection, Engine, Input, Request)
+    OUTCOME_ERROR_5XX, OUTCOME_HIT, Connection, Engine, Input, Request)
 from batchbridge.cython_ext.deferred cimport abandon_deferred
 from batchbridge.cython_ext.http cimport (
-    AWAIT_BYTES, AWAIT_RESPONSE, AWAIT_TURN, DERIVE_REQUEST, FINISHED, answer_owed, respond_status)
-from batchbridge.cython_ext.machine cimport run_machine
+    AWAIT_BYTES, AWAIT_RESPONSE, AWAIT_TURN, DERIVE_CACHED_RESPONSE, DERIVE_REQUEST, EVENT_HIT, FINISHED, answer_owed,
+    respond_status)
+from batchbridge.cython_ext.machine cimport resume_machine, run_machine
+from batchbridge.cython_ext.parse cimport Head
 from batchbridge.cython_ext.send cimport can_respond, mark_dirty, mark_held, output_free, set_deadline
 
 
@@ -214,17 +216,24 @@ cdef uint32_t run_requests(Engine *engine, Connection *connection, const char *d
             cache_drop(request.object)
         if state == AWAIT_BYTES or state == AWAIT_TURN:
             break
-        engine.counters.requests += 1
-        connection.requests += 1
         offset += request.consumed
-        if state != FINISHED and state != AWAIT_RESPONSE:
-            # The table has no transition: our fault, or that of whoever changed it. Nothing sensible can follow.
-            engine.counters.table_faults += 1
-            if request.deferred is NULL:        # else abandoned, and counted so, by tear_down
-                engine.counters.outcomes[<int>OUTCOME_ERROR_5XX] += 1
-            engine.driver.tear_down(engine, connection)
+        if not count_request(engine, connection, &request, state):
             return length
     return offset
+
+
+cdef bint count_request(Engine *engine, Connection *connection, const Request *request, int state) noexcept nogil:
+    """Counts a request over which the machine has run; False: it came to no end, and the connection is lost."""
+    engine.counters.requests += 1
+    connection.requests += 1
+    if state == FINISHED or state == AWAIT_RESPONSE:
+        return True
+    # The table has no transition: our fault, or that of whoever changed it. Nothing sensible can follow.
+    engine.counters.table_faults += 1
+    if request.deferred is NULL:        # else abandoned, and counted so, by tear_down
+        engine.counters.outcomes[<int>OUTCOME_ERROR_5XX] += 1
+    engine.driver.tear_down(engine, connection)
+    return False
 
 
 cdef void request_begin(Request *request, const char *data, uint32_t available) noexcept nogil:
@@ -299,6 +308,28 @@ cdef void received(Engine *engine, Connection *connection, const char *data, uin
         consumed = run_requests(engine, connection, data, length)
     if consumed < length and keep(engine, connection, data + consumed, length - consumed):
         run_input(engine, connection)
+    rearm(engine, connection)
+
+
+cdef void received_known(Engine *engine, Connection *connection, const char *data, uint32_t length, Head *head,
+                         CacheObject *object) noexcept nogil:
+    cdef Request request
+    cdef int state
+    if (connection.state != CONNECTION_OPEN or connection.input is not NULL or connection.owed
+            or connection.flags & (IS_LAST | IS_FINAL | IS_REFUSED | IS_WRITING | IS_HELD)
+            or engine.draining or not can_respond(engine, connection)):
+        received(engine, connection, data, length)
+        return
+    engine.counters.bytes_received += length
+    request_begin(&request, data, length)
+    request.head = head
+    request.consumed = length
+    request.object = object
+    request.outcome = OUTCOME_HIT
+    state = resume_machine(&engine.machine, DERIVE_CACHED_RESPONSE, EVENT_HIT, engine, connection, &request)
+    if request.owns_object:
+        cache_drop(request.object)
+    count_request(engine, connection, &request, state)
     rearm(engine, connection)
 
 

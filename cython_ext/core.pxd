@@ -8,6 +8,7 @@ from batchbridge.cython_ext.cache cimport Cache, CacheObject
 from batchbridge.cython_ext.chunked cimport ChunkDecoder
 from batchbridge.cython_ext.machine cimport Machine
 from batchbridge.cython_ext.parse cimport Head, HeadLimits, Slice
+from batchbridge.cython_ext.tier cimport Tier
 
 
 cdef enum:
@@ -163,7 +164,7 @@ cdef struct Connection:
     uint16_t flags
     uint16_t operations             # of the driver, whose completion is still to come
     uint16_t owed                   # requests in user mode
-    uint16_t reserved
+    uint16_t published              # images of its requests that were published
     uint32_t requests
     uint32_t row                    # of the kernel side, + 1; 0: none
     char *posted                    # bytes in the scratch that leave at this loop's end
@@ -317,6 +318,7 @@ cdef struct Engine:
     Limits limits
     Counters counters
     Cache *cache
+    Tier *tier                      # the kernel side; NULL: none
     SlabPool slabs
     Lane *lanes[64]
     uint32_t lane_count

@@ -31,6 +31,7 @@ from batchbridge.cython_ext.deferred cimport defer_free
 from batchbridge.cython_ext.dispatch cimport collect_answers, dispatch_batches, expire_deferred
 from batchbridge.cython_ext.files cimport files_free, files_prepare
 from batchbridge.cython_ext.http cimport http_protocol
+from batchbridge.cython_ext.publish cimport publish_swept
 from batchbridge.cython_ext.route cimport compile_template, route_free
 from batchbridge.cython_ext.send cimport flush, prepare_lines, send_tick
 
@@ -446,6 +447,8 @@ cdef class EngineThread:
         self.engine.generation += 1
         self.command_result = cache_purge(self.engine.cache, self.command - 1, <const char *>self.command_text,
                                           <uint32_t>len(self.command_text))
+        if self.engine.tier is not NULL:
+            publish_swept(self.engine.tier)
         self.command = 0
         write(self.reply_bell, &one, 8)
 

@@ -28,6 +28,7 @@ from batchbridge.cython_ext.parse cimport (
     METHOD_CONNECT, METHOD_COUNT, METHOD_DELETE, METHOD_GET, METHOD_HEAD, METHOD_OPTIONS, METHOD_OTHER, METHOD_PATCH,
     METHOD_POST, METHOD_PUT, METHOD_TRACE, TARGET_ASTERISK, Head, parse_head)
 from batchbridge.cython_ext.path cimport decode_path
+from batchbridge.cython_ext.publish cimport publish_second
 from batchbridge.cython_ext.reply cimport send_response
 from batchbridge.cython_ext.route cimport match_route
 from batchbridge.cython_ext.send cimport can_respond, respond_continue
@@ -226,6 +227,8 @@ cdef int derive_cached_response(void *engine_data, void *connection_data, void *
         return EVENT_MISS
     request.object = object
     request.outcome = OUTCOME_HIT
+    if engine.tier is not NULL:
+        publish_second(engine, <Connection *>connection_data, request)
     return EVENT_HIT
 
 

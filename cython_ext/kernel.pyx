@@ -19,6 +19,8 @@ from libc.string cimport memcpy, memset
 from batchbridge.cython_ext.connection cimport connection_peer, received, received_end
 from batchbridge.cython_ext.core cimport (
     CONNECTION_CLOSES, CONNECTION_FREE, IS_EOF, IS_PAUSED, Connection, Engine)
+from batchbridge.cython_ext.publish cimport publish_free, recognised
+from batchbridge.cython_ext.tier cimport *
 
 
 cdef extern from "compat.h" nogil:
@@ -37,10 +39,8 @@ cdef extern from "<sys/socket.h>" nogil:
 
 cdef extern from "<poll.h>" nogil:
     struct pollfd:
-        int fd
-        short events, revents
+        pass
     int poll(pollfd *, unsigned long, int) noexcept
-    short POLLIN
 
 
 cdef enum:
@@ -60,13 +60,14 @@ cdef int tier_prepare(Tier *tier, uint32_t connections_max) noexcept nogil:
     while size < 2 * (tier.row_count + connections_max):
         size *= 2
     tier.states = <RowState *>calloc(tier.row_count, sizeof(RowState))
+    tier.published = <Published *>calloc(BB_IMAGES_MAX, sizeof(Published))
     tier.cookies = <uint64_t *>calloc(connections_max, 8)
     tier.waiting = <uint32_t *>calloc(connections_max, 4)
     tier.draining = <uint32_t *>calloc(tier.row_count, 4)
     tier.by_cookie.cookies = <uint64_t *>calloc(size, 8)
     tier.by_cookie.values = <uint32_t *>calloc(size, 4)
     tier.by_cookie.mask = size - 1
-    if (tier.states is NULL or tier.cookies is NULL or tier.waiting is NULL or tier.draining is NULL
+    if (tier.states is NULL or tier.published is NULL or tier.cookies is NULL or tier.waiting is NULL or tier.draining is NULL
             or tier.by_cookie.cookies is NULL or tier.by_cookie.values is NULL):
         return -ENOMEM
     for index in range(tier.row_count):
@@ -80,6 +81,7 @@ cdef void tier_free(Tier *tier) noexcept nogil:
     if tier.states is not NULL:
         for index in range(tier.row_count):
             free(tier.states[index].early)
+    publish_free(tier)
     free(tier.states)
     free(tier.cookies)
     free(tier.waiting)
@@ -326,6 +328,17 @@ cdef void on_bytes(Engine *engine, Tier *tier, const bb_record *record, const ch
         end(engine, connection)
 
 
+cdef void on_hit(Engine *engine, Tier *tier, const bb_record *record, const bb_hit *hit) noexcept nogil:
+    """The bytes of a record of this kind are those of an image."""
+    cdef RowState *state = &tier.states[record.row]
+    cdef Connection *connection = connection_of(engine, state)
+    if connection is NULL or record.up != state.received:
+        on_bytes(engine, tier, record, <const char *>tier.images[hit.image].words)
+        return
+    state.received += record.length
+    recognised(engine, connection, hit, record.length)
+
+
 cdef void end(Engine *engine, Connection *connection) noexcept nogil:
     if connection.state != CONNECTION_CLOSES and connection.state != CONNECTION_FREE:
         received_end(engine, connection)
@@ -338,7 +351,7 @@ cdef void on_record(Engine *engine, Tier *tier, const bb_record *record) noexcep
     elif record.type == BB_CLOSED:
         on_closed(engine, tier, record.row)
     elif record.type == BB_HIT:
-        on_bytes(engine, tier, record, <const char *>tier.images[(<const bb_hit *>data).image].words)
+        on_hit(engine, tier, record, <const bb_hit *>data)
     else:
         on_bytes(engine, tier, record, data)
 
@@ -417,10 +430,9 @@ cdef void drain_all(Engine *engine, Tier *tier) noexcept nogil:
 
 cdef void drain(Engine *engine, Tier *tier, uint32_t row, Connection *connection) noexcept nogil:
     """Reads the socket until it is empty, says so, and once more: bytes may have come before that was seen."""
-    cdef uint32_t spill
-    if not read_socket(engine, tier, row, connection, ALL):
+    cdef uint32_t spill = bb_load_acquire(&tier.rows[row].spill)
+    if spill == tier.rows[row].spill_seen or not read_socket(engine, tier, row, connection, ALL):
         return
-    spill = bb_load_acquire(&tier.rows[row].spill)
     bb_store_release(&tier.rows[row].spill_seen, spill)
     bb_full_fence()
     read_socket(engine, tier, row, connection, ALL)
@@ -440,12 +452,8 @@ cdef bint read_socket(Engine *engine, Tier *tier, uint32_t row, Connection *conn
             if wanted != ALL:
                 wanted -= <uint32_t>count
             received(engine, connection, buffer, <uint32_t>count)
-        elif count == 0 and connection.flags & IS_EOF:
-            return True
         elif count == 0:
-            tier.states[row].received += 1
-            received_end(engine, connection)
-            return False
+            return wanted == ALL and read_end(engine, tier, row, connection)
         elif errno == EAGAIN:
             return True
         elif errno != EINTR:
@@ -454,24 +462,34 @@ cdef bint read_socket(Engine *engine, Tier *tier, uint32_t row, Connection *conn
     return wanted == 0
 
 
+cdef bint read_end(Engine *engine, Tier *tier, uint32_t row, Connection *connection) noexcept nogil:
+    """The socket tells of a FIN as soon as TCP has it: bytes before it may still be in the ring, or on their way into the
+    socket's queue, and the FIN itself may come by the ring. True: it was the next, and is taken."""
+    cdef RowState *state = &tier.states[row]
+    if connection.flags & IS_EOF:
+        return True
+    if bb_load_acquire(&tier.rows[row].up) - state.received == 1:
+        state.received += 1
+        end(engine, connection)
+        return True
+    mark_draining(tier, row)
+    return False
+
+
 cdef bint fill_gap(Engine *engine, Tier *tier, uint32_t row, Connection *connection, uint32_t up) noexcept nogil:
     """Takes from the socket what lies between the bytes received and a record's. False: it did not come."""
     cdef RowState *state = &tier.states[row]
-    cdef pollfd waits
-    cdef int waited_ms = 0
+    cdef int waited_ms
     tier.gaps += 1
-    waits.fd = connection.fd
-    waits.events = POLLIN
-    while True:
+    for waited_ms in range(GAP_PATIENCE_MS):
         read_socket(engine, tier, row, connection, up - state.received)
         if state.received == up:
             return True
-        if connection.state == CONNECTION_CLOSES or connection.state == CONNECTION_FREE or waited_ms >= GAP_PATIENCE_MS:
+        if connection.state == CONNECTION_CLOSES or connection.state == CONNECTION_FREE:
             return False
         # The kernel moves what it let pass into the socket's queue by a thread of its own: it is on its way.
-        waits.revents = 0
-        poll(&waits, 1, 10)
-        waited_ms += 10
+        poll(NULL, 0, 1)
+    return False
 
 
 cdef void tier_pause(Tier *tier, const Connection *connection) noexcept nogil:

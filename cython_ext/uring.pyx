@@ -30,11 +30,11 @@ from batchbridge.cython_ext.core cimport (
     Answer, Connection, Engine)
 from batchbridge.cython_ext.engine cimport EngineThread, turn_begin, turn_end, turn_goes_on, turn_wait_us
 from batchbridge.cython_ext.kernel cimport (
-    Tier, tier_consume, tier_cookie_known, tier_free, tier_has_records, tier_left, tier_pause, tier_prepare,
-    tier_resume, tier_sleeps, tier_woke)
+    tier_consume, tier_cookie_known, tier_has_records, tier_left, tier_pause, tier_resume, tier_sleeps, tier_woke)
 from batchbridge.cython_ext.ring cimport *
 from batchbridge.cython_ext.send cimport (
     answer_at, answer_drop, answer_hold, file_read, mark_dirty, send_fell_short, sent)
+from batchbridge.cython_ext.tier cimport Tier
 
 from batchbridge.errors import EngineError
 
@@ -116,7 +116,6 @@ cdef struct Uring:
     char *peer_names                # PEER_NAME_SIZE_BYTES for each connection
     const char *log_text
     uint32_t log_left
-    Tier *tier                      # the kernel side, which receives; NULL: none
     char peeked
 
 
@@ -160,16 +159,16 @@ cdef void arm_bell(Uring *driver, int bell) noexcept nogil:
     entry.user_data = <uint64_t>OPERATION_BELL << 56
 
 
-cdef void arm_records(Uring *driver) noexcept nogil:
+cdef void arm_records(Uring *driver, const Tier *tier) noexcept nogil:
     cdef io_uring_sqe *entry = ring_entry(&driver.ring)
-    io_uring_prep_poll_multishot(entry, driver.tier.records_fd, POLLIN)
+    io_uring_prep_poll_multishot(entry, tier.records_fd, POLLIN)
     entry.user_data = <uint64_t>OPERATION_RECORDS << 56
 
 
-cdef void meet_row(Uring *driver, Connection *connection) noexcept nogil:
+cdef void meet_row(Uring *driver, Tier *tier, Connection *connection) noexcept nogil:
     """Asks for the socket's cookie, by which the kernel side calls it; and looks at its first byte, which makes the kernel
     side see what came before the accept. Both are carried out, in this order, while they are submitted."""
-    cdef uint64_t *cookie = &driver.tier.cookies[connection.index]
+    cdef uint64_t *cookie = &tier.cookies[connection.index]
     cdef io_uring_sqe *entry = ring_entry(&driver.ring)
     cookie[0] = 0
     bb_prep_cookie(entry, connection.fd, cookie)
@@ -271,7 +270,7 @@ cdef void driver_close_file(Engine *engine, int file) noexcept nogil:
 
 cdef void driver_pause(Engine *engine, Connection *connection) noexcept nogil:
     if connection.row:
-        tier_pause(driver_of(engine).tier, connection)
+        tier_pause(engine.tier, connection)
     elif connection.flags & IS_RECEIVING:
         cancel(driver_of(engine), connection, OPERATION_RECEIVE, 0)
 
@@ -279,7 +278,7 @@ cdef void driver_pause(Engine *engine, Connection *connection) noexcept nogil:
 cdef void driver_resume(Engine *engine, Connection *connection) noexcept nogil:
     # Where the cancellation is still under way, its completion finds that the pause is over and arms anew.
     if connection.row:
-        tier_resume(driver_of(engine).tier, connection)
+        tier_resume(engine.tier, connection)
     elif not connection.flags & IS_RECEIVING:
         arm_receive(driver_of(engine), connection)
 
@@ -365,8 +364,8 @@ cdef void on_accept(Engine *engine, uint32_t listener, int result, uint32_t flag
         # Further clients wait in the backlog until one of these has closed.
         stop_accepting(engine, driver)
         driver.accept_retry_us = NEVER_US
-    if driver.tier is not NULL:
-        meet_row(driver, connection)
+    if engine.tier is not NULL:
+        meet_row(driver, engine.tier, connection)
         return
     if not driver.is_direct:
         ask_peer_name(connection)
@@ -443,8 +442,8 @@ cdef void on_zero_copy(Engine *engine, uint32_t index, int result, uint32_t flag
 cdef void close_if_over(Engine *engine, Connection *connection) noexcept nogil:
     cdef Uring *driver = driver_of(engine)
     if connection.state == CONNECTION_CLOSES and connection.operations == 0:
-        if driver.tier is not NULL:
-            tier_left(driver.tier, connection)
+        if engine.tier is not NULL:
+            tier_left(engine.tier, connection)
         connection_closed(engine, connection)
         if driver.accept_retry_us:
             driver.accept_retry_us = engine.now_us
@@ -468,7 +467,7 @@ cdef void on_connection(Engine *engine, int operation, Connection *connection, i
     elif operation == OPERATION_MEET:
         connection.operations -= 1
         if connection.state != CONNECTION_CLOSES:
-            tier_cookie_known(driver_of(engine).tier, connection)
+            tier_cookie_known(engine.tier, connection)
     elif operation == OPERATION_SEND:
         # That of a last response tells also when all has left.
         if connection.state != CONNECTION_CLOSES and result != <int>connection.leaving_length:
@@ -514,7 +513,7 @@ cdef void on_completion(Engine *engine, uint64_t user_data, int result, uint32_t
         driver.timer_us = 0
     elif operation == OPERATION_RECORDS:
         if not flags & IORING_CQE_F_MORE:
-            arm_records(driver)
+            arm_records(driver, engine.tier)
     elif OPERATION_PEER <= operation <= OPERATION_CANCEL:
         connection = &engine.connections[index]
         if (connection.generation & 0xFFFFFF) == (user_data >> 32 & 0xFFFFFF) and connection.state != CONNECTION_FREE:
@@ -582,7 +581,7 @@ cdef void reap(Engine *engine, Uring *driver) noexcept nogil:
 
 cdef int one_turn(Engine *engine, Uring *driver, int64_t wait_us) noexcept nogil:
     cdef int result
-    if driver.tier is not NULL and wait_us and not tier_sleeps(driver.tier):
+    if engine.tier is not NULL and wait_us and not tier_sleeps(engine.tier):
         wait_us = 0
     if wait_us > SHORT_WAIT_US:
         arm_timer(engine, driver, wait_us)
@@ -591,10 +590,10 @@ cdef int one_turn(Engine *engine, Uring *driver, int64_t wait_us) noexcept nogil
     turn_begin(engine)
     engine.counters.submits = driver.ring.system_calls
     reap(engine, driver)
-    if driver.tier is not NULL:
-        tier_woke(driver.tier)
-        tier_consume(engine, driver.tier)
-        engine.more_input |= tier_has_records(driver.tier)
+    if engine.tier is not NULL:
+        tier_woke(engine.tier)
+        tier_consume(engine, engine.tier)
+        engine.more_input |= tier_has_records(engine.tier)
     if driver.accept_retry_us and not engine.draining:
         retry_accepts(engine, driver)
     turn_end(engine)
@@ -607,8 +606,8 @@ cdef int loop(Engine *engine, Uring *driver) noexcept nogil:
     for listener in range(driver.listener_count):
         arm_accept(driver, listener)
     arm_bell(driver, engine.bell)
-    if driver.tier is not NULL:
-        arm_records(driver)
+    if engine.tier is not NULL:
+        arm_records(driver, engine.tier)
     while turn_goes_on(engine):
         if engine.draining and driver.accepting:
             stop_accepting(engine, driver)
@@ -647,6 +646,13 @@ cdef class UringEngine(EngineThread):
             from batchbridge.cython_ext.bpf import KernelSide
             self.kernel_side = KernelSide(settings["max_connections"], settings["kernel_ring_size_bytes"],
                                           [listener.fileno() for listener in listeners])
+            self.engine.tier = <Tier *><size_t>self.kernel_side.tier_address
+
+    def stats(self):
+        figures = super().stats()
+        if self.kernel_side is not None:
+            figures["kernel_side"] = self.kernel_side.stats()
+        return figures
 
     cdef open_ring(self, Uring *driver):
         cdef Engine *engine = self.engine
@@ -681,10 +687,8 @@ cdef class UringEngine(EngineThread):
         if driver is NULL:
             raise MemoryError
         engine.driver_data = driver
-        if self.kernel_side is not None:
-            driver.tier = <Tier *><size_t>self.kernel_side.tier_address
-        # The kernel side knows a socket by its descriptor.
-        driver.is_direct = self.settings["has_socket_command"] and driver.tier is NULL
+        # The kernel side's sockets are read by plain calls, too, where its ring was full.
+        driver.is_direct = self.settings["has_socket_command"] and engine.tier is NULL
         driver.slot_flag = IOSQE_FIXED_FILE if driver.is_direct else 0
         driver.peer_names = <char *>calloc(engine.limits.connections_max, PEER_NAME_SIZE_BYTES)
         if driver.peer_names is NULL:

@@ -7,7 +7,7 @@
 enum { LEVELS = 4, LANES = BB_IMAGE_SIZE_BYTES_MAX / 32 };
 
 struct packet {
-    uint64_t words[BB_IMAGE_SIZE_BYTES_MAX / 8];
+    uint64_t words[BB_IMAGE_WORDS_MAX];
 };
 /* A packet's bytes where loops can reach them: one for each processor and level of nesting. */
 struct {

@@ -27,6 +27,7 @@ enum {
     BB_ROWS_MAX = 65536,
     BB_IMAGES_MAX = 4096,
     BB_IMAGE_SIZE_BYTES_MAX = 2048, /* a multiple of 32; browsers send 500 to 1,500 bytes */
+    BB_IMAGE_WORDS_MAX = BB_IMAGE_SIZE_BYTES_MAX / 8,
     BB_IMAGE_SIZE_BYTES_MIN = 16,
     BB_IMAGE_SLOTS = 16384,     /* of the index: a power of two, at least twice BB_IMAGES_MAX */
     BB_IMAGE_PROBES = 8,        /* slots that are looked at for one image */
@@ -88,7 +89,7 @@ typedef struct {
     uint32_t response_length;
     uint32_t kernel_hits; /* written by the kernel side: requests that it has posted the response for */
     uint8_t padding[24];
-    uint64_t words[BB_IMAGE_SIZE_BYTES_MAX / 8];
+    uint64_t words[BB_IMAGE_WORDS_MAX];
 } bb_image;
 
 /* Rows that are free: taken by the kernel side at `head`, given back by user mode at `tail`. */

@@ -24,12 +24,12 @@ import batchbridge as bb
 
 from .skips import skip
 
-ENGINES = ("io_uring", "epoll")
+ENGINES = ("kernel", "io_uring", "epoll")
 
 #: How long the command may take to start or, once told, to end.
 COMMAND_PATIENCE_S = 20.0
 
-START_LINE = re.compile(r"^batchbridge \S+ serving .* on (http://\S+?)(?:, http://\S+)* with (io_uring|epoll), ", re.M)
+START_LINE = re.compile(r"^batchbridge \S+ serving .* on (http://\S+?)(?:, http://\S+)* with (kernel|io_uring|epoll), ", re.M)
 ADMIN = re.compile(r", admin on (http://\S+)")
 
 
@@ -37,13 +37,13 @@ def require_engine(name: str) -> str:
     """The engine's name, where it runs here; else the test is skipped."""
     if name == "epoll" and importlib.util.find_spec("batchbridge.cython_ext.epoll") is None:
         skip("no-epoll-driver", "this build has no epoll driver")
-    if name == "io_uring":
+    if name in ("kernel", "io_uring"):
         from batchbridge.doctor import choose_engine
 
         try:
-            choose_engine("io_uring")
+            choose_engine(name)
         except bb.EngineError as error:
-            skip("no-io-uring", str(error))
+            skip(f"no-{name.replace('_', '-')}", str(error))
     return name
 
 

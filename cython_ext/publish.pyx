@@ -1,0 +1,213 @@
+"""Publishing: requests whose bytes the kernel side recognises as a whole, so that they need not be parsed again.
+
+The rules:
+
+- An image is one request, to the last byte, that user mode has parsed and answered from the cache (law 2). The kernel side
+  only says "these bytes, again"; whether the object may still answer is decided here, each time. So neither expiry nor a
+  purge has to reach into the kernel to be kept (law 3), and an image is never more than a short way of writing bytes.
+- A request is published when it comes for the second time: most are never seen twice.
+- Where an image is withdrawn its place is not used again before the ring was read up to where it stood then: records behind
+  that were reserved after the withdrawal, and the kernel side has looked at the generation since.
+"""
+from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memcpy, memset
+
+from batchbridge.cython_ext.cache cimport (
+    OBJECT_FILE, OBJECT_UNLINKED, OBJECT_VISITED, CacheObject, cache_drop, cache_hold)
+from batchbridge.cython_ext.connection cimport received, received_known
+from batchbridge.cython_ext.core cimport Connection, Engine, Request
+from batchbridge.cython_ext.parse cimport (
+    HEAD_CHUNKED, HEAD_CONDITIONAL, HEAD_CREDENTIALS, HEAD_EXPECT_CONTINUE, HEAD_KEEP_ALIVE, HEAD_LENGTH, HEAD_NO_CACHE,
+    HEAD_RANGE, HEAD_UPGRADE, METHOD_GET, Head)
+from batchbridge.cython_ext.tier cimport *
+
+
+cdef extern from "compat.h" nogil:
+    uint64_t bb_load_acquire_64(const uint64_t *) noexcept
+    void bb_store_release(uint32_t *, uint32_t) noexcept
+    void bb_full_fence() noexcept
+
+
+cdef uint64_t NEVER_NS = 0x7FFFFFFFFFFFFFFF
+
+
+cdef enum:
+    PUBLISHED_BY_CONNECTION_MAX = 64    # so that one client cannot drive all others' requests out
+    HAND_STEPS_MAX = 64                 # images looked at for one to withdraw
+    UNSUITED = (HEAD_CHUNKED | HEAD_LENGTH | HEAD_EXPECT_CONTINUE | HEAD_CONDITIONAL | HEAD_RANGE | HEAD_CREDENTIALS
+                | HEAD_UPGRADE | HEAD_NO_CACHE)
+
+
+# --- which -----------------------------------------------------------------------------------------------------------
+
+cdef bint may_be_published(const Engine *engine, const Connection *connection, const Request *request) noexcept nogil:
+    cdef const Head *head = request.head
+    return (head.method == METHOD_GET and head.version_minor == 1 and head.flags & HEAD_KEEP_ALIVE
+            and not head.flags & UNSUITED and request.object.status == 200
+            and request.object.payload_length < engine.limits.zero_copy_size_bytes_min // 2
+            and BB_IMAGE_SIZE_BYTES_MIN <= head.head_length <= BB_IMAGE_SIZE_BYTES_MAX - 32
+            and connection.published < PUBLISHED_BY_CONNECTION_MAX)
+
+
+cdef uint64_t hash_of(const uint64_t *words, uint32_t length) noexcept nogil:
+    """As the kernel side's: of `length` bytes in words, with zeros behind them up to a multiple of 32."""
+    cdef uint64_t a = length, b = 1, c = 2, d = 3
+    cdef uint32_t lane
+    for lane in range((length + 31) // 32):
+        a = bb_fold(a, words[4 * lane])
+        b = bb_fold(b, words[4 * lane + 1])
+        c = bb_fold(c, words[4 * lane + 2])
+        d = bb_fold(d, words[4 * lane + 3])
+    return bb_fold_lanes(a, b, c, d)
+
+
+cdef void publish_second(Engine *engine, Connection *connection, const Request *request) noexcept nogil:
+    cdef Tier *tier = engine.tier
+    cdef uint64_t words[BB_IMAGE_WORDS_MAX]
+    cdef uint64_t hash
+    cdef uint64_t *seen
+    cdef uint32_t length = request.head.head_length
+    if not may_be_published(engine, connection, request):
+        return
+    memset(&words[(length - 1) // 32 * 4], 0, 32)
+    memcpy(words, request.data, length)
+    hash = hash_of(words, length)
+    seen = &tier.seen[hash % SEEN_PLACES]
+    if seen[0] != hash:
+        seen[0] = hash
+        return
+    if publish(tier, request, words, hash):
+        connection.published += 1
+
+
+# --- the index -------------------------------------------------------------------------------------------------------
+
+cdef int free_slot(const Tier *tier, uint64_t hash) noexcept nogil:
+    """A place of the index for a hash, among the few that are looked at; -1: all are taken, or it is published already.
+
+    A place whose image is elsewhere by now, or withdrawn, is free, though not empty: others may lie behind it.
+    """
+    cdef uint32_t probe, slot, number
+    cdef int found = -1
+    for probe in range(BB_IMAGE_PROBES):
+        slot = <uint32_t>(hash + probe) & (BB_IMAGE_SLOTS - 1)
+        number = tier.image_slots[2 * slot]
+        if number and tier.published[number - 1].object is not NULL and tier.published[number - 1].slot == slot:
+            if tier.images[number - 1].hash == hash:
+                return -1
+        elif found < 0:
+            found = <int>slot
+        if number == 0:
+            break
+    return found
+
+
+cdef int free_image(Tier *tier) noexcept nogil:
+    """A place for an image; -1: none can be had now. The hand withdraws those that were not met since it last passed."""
+    cdef uint32_t step, number
+    cdef Published *published
+    if tier.images_made < BB_IMAGES_MAX:
+        tier.images_made += 1
+        return <int>tier.images_made - 1
+    for step in range(HAND_STEPS_MAX):
+        number = tier.hand
+        tier.hand = (tier.hand + 1) % BB_IMAGES_MAX
+        published = &tier.published[number]
+        if published.object is NULL:
+            if tier.consumed >= published.reusable_at:
+                return <int>number
+        elif published.was_visited:
+            published.was_visited = 0
+        else:
+            withdraw(tier, number)
+    return -1
+
+
+cdef bint publish(Tier *tier, const Request *request, const uint64_t *words, uint64_t hash) noexcept nogil:
+    cdef int slot = free_slot(tier, hash)
+    cdef int number
+    cdef uint32_t length = request.head.head_length
+    cdef bb_image *image
+    cdef Published *published
+    if slot < 0:
+        return False
+    number = free_image(tier)
+    if number < 0:
+        return False
+    image = &tier.images[number]
+    published = &tier.published[number]
+    published.object = request.object
+    cache_hold(published.object)
+    published.slot = <uint32_t>slot
+    published.was_visited = 1
+    published.head = request.head[0]
+    image.length = length
+    image.hash = hash
+    image.expires_ns = NEVER_NS
+    memcpy(image.words, words, (length + 31) // 32 * 32)
+    bb_store_release(&image.generation, next_generation(published))
+    bb_store_release(&tier.image_slots[2 * slot], <uint32_t>number + 1)
+    bb_store_release(&tier.words.image_count, tier.words.image_count + 1)
+    return True
+
+
+cdef uint32_t next_generation(Published *published) noexcept nogil:
+    published.generation += 1
+    if published.generation == 0:
+        published.generation = 1
+    return published.generation
+
+
+cdef void withdraw(Tier *tier, uint32_t number) noexcept nogil:
+    cdef Published *published = &tier.published[number]
+    bb_store_release(&tier.images[number].generation, 0)
+    bb_full_fence()
+    # The index keeps pointing here, until its place is needed: what lies behind must still be found.
+    published.reusable_at = bb_load_acquire_64(tier.producer)
+    cache_drop(published.object)
+    published.object = NULL
+    bb_store_release(&tier.words.image_count, tier.words.image_count - 1)
+
+
+cdef void publish_swept(Tier *tier) noexcept nogil:
+    cdef uint32_t number
+    for number in range(tier.images_made):
+        if tier.published[number].object is not NULL and tier.published[number].object.flags & OBJECT_UNLINKED:
+            withdraw(tier, number)
+
+
+cdef void publish_free(Tier *tier) noexcept nogil:
+    cdef uint32_t number
+    if tier.published is NULL:
+        return
+    for number in range(tier.images_made):
+        if tier.published[number].object is not NULL:
+            cache_drop(tier.published[number].object)
+    free(tier.published)
+    tier.published = NULL
+
+
+# --- what is recognised ----------------------------------------------------------------------------------------------
+
+cdef bint may_answer(const Engine *engine, const CacheObject *object) noexcept nogil:
+    if object.flags & OBJECT_UNLINKED or (object.expires_us and object.expires_us <= engine.now_us):
+        return False
+    return not object.flags & OBJECT_FILE or engine.now_us - object.checked_us < engine.limits.file_revalidate_us
+
+
+cdef void recognised(Engine *engine, Connection *connection, const bb_hit *hit, uint32_t length) noexcept nogil:
+    cdef Tier *tier = engine.tier
+    cdef Published *published = &tier.published[hit.image]
+    cdef const char *data = <const char *>tier.images[hit.image].words
+    if published.object is not NULL and published.generation == hit.generation:
+        published.was_visited = 1
+        if may_answer(engine, published.object):
+            published.object.flags |= OBJECT_VISITED
+            engine.cache.hits += 1
+            received_known(engine, connection, data, length, &published.head, published.object)
+            return
+        if published.object.flags & OBJECT_UNLINKED:
+            withdraw(tier, hit.image)
+    # Its place is not used for another one before this record was read, so the bytes are still there.
+    received(engine, connection, data, length)
