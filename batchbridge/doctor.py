@@ -38,6 +38,9 @@ RING_FEATURES: dict[str, tuple[str, bool]] = {
 OPCODES_NEEDED = ("ACCEPT", "RECV", "SEND", "READ", "WRITE", "CLOSE", "SHUTDOWN", "ASYNC_CANCEL", "POLL_ADD", "TIMEOUT")
 OPCODES_USEFUL = ("SEND_ZC", "URING_CMD", "SPLICE")
 
+#: How long the kernel side may take to answer a request over loopback.
+SELF_TEST_PATIENCE_S = 2.0
+
 CAPABILITIES = {"CAP_NET_ADMIN": 12, "CAP_IPC_LOCK": 14, "CAP_SYS_ADMIN": 21, "CAP_PERFMON": 38, "CAP_BPF": 39}
 
 
@@ -112,10 +115,15 @@ def judge_io_uring(probe: Mapping[str, bool | str] | None) -> Engine:
     return Engine(IO_URING, True, f"io_uring runs here with all that the engine needs{without}")
 
 
-def judge_kernel() -> Engine:
-    """Whether the kernel engine runs."""
+def judge_kernel(probe: Mapping[str, bool | str] | None) -> Engine:
+    """Whether the kernel engine runs: it is the io_uring engine with a kernel side."""
     if _compiled("bpf") is None:
-        return Engine(KERNEL, False, "this build has no kernel engine yet")
+        return Engine(KERNEL, False, "this build has no kernel engine: it was built without clang or libbpf")
+    ring = judge_io_uring(probe)
+    if not ring.available:
+        return Engine(KERNEL, False, ring.reason)
+    if probe is not None and not probe.get("socket_cmd", False):
+        return Engine(KERNEL, False, "this kernel lacks socket commands in the ring; Linux 6.7 or newer has them")
     missing = [finding.name for finding in _kernel_side() if not finding.ok]
     if missing:
         return Engine(KERNEL, False, f"missing here: {', '.join(missing)}")
@@ -136,7 +144,7 @@ def choose_engine(wanted: str = "auto") -> tuple[str, str]:
         raise ConfigError(f"engine: {wanted!r} is not known; choose {one_of(ENGINES)}")
     if wanted == EPOLL:
         return EPOLL, "epoll was asked for"
-    engine = judge_kernel() if wanted == KERNEL else judge_io_uring(ring_probe())
+    engine = judge_kernel(ring_probe()) if wanted == KERNEL else judge_io_uring(ring_probe())
     if wanted == "auto":
         return (IO_URING, engine.reason) if engine.available else (EPOLL, f"{engine.reason}; epoll runs on every Linux")
     if not engine.available:
@@ -145,10 +153,16 @@ def choose_engine(wanted: str = "auto") -> tuple[str, str]:
 
 
 def diagnose() -> Report:
-    """Looks at everything. Takes some 50 ms, and needs no privilege."""
+    """Looks at everything. Takes some 50 ms and needs no privilege; with the kernel engine to try, half a second."""
     probe = ring_probe()
     findings = [_release(), _allowed(), _seccomp(), *_ring(probe), *_opcodes(), _memlock(), *_kernel_side()]
-    engines = (judge_kernel(), judge_io_uring(probe), judge_epoll())
+    kernel = judge_kernel(probe)
+    if kernel.available:
+        tried = try_kernel_side()
+        findings.append(tried)
+        if not tried.ok:
+            kernel = Engine(KERNEL, False, f"it was tried: {tried.detail}")
+    engines = (kernel, judge_io_uring(probe), judge_epoll())
     chosen, reason = choose_engine("auto")
     return Report(tuple(findings), engines, chosen, reason)
 
@@ -294,8 +308,6 @@ def _kernel_side() -> list[Finding]:
     missing = [name for name in ("CAP_BPF", "CAP_NET_ADMIN", "CAP_PERFMON") if not _has_capability(name)]
     if _has_capability("CAP_SYS_ADMIN"):  # it includes the two younger ones
         missing = [name for name in missing if name == "CAP_NET_ADMIN"]
-    mounts = [line.split() for line in (_read("/proc/mounts") or "").splitlines()]
-    groups = [mount[1] for mount in mounts if mount[2] == "cgroup2"]
     built = _compiled("bpf") is not None
     btf = os.access("/sys/kernel/btf/vmlinux", os.R_OK)
     return [
@@ -305,21 +317,51 @@ def _kernel_side() -> list[Finding]:
             if missing else "CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON are there.", (KERNEL,),
         ),
         Finding(
-            "cgroup v2", bool(groups),
-            f"Mounted at {groups[0]}." if groups else "No cgroup v2 tree is mounted (mount -t cgroup2 none FOLDER).",
-            (KERNEL,),
-        ),
-        Finding(
             "BTF", btf,
             "The kernel tells its types." if btf else "No readable /sys/kernel/btf/vmlinux (CONFIG_DEBUG_INFO_BTF).",
             (KERNEL,),
         ),
         _libbpf(),
         Finding(
-            "kernel engine", built, f"This build has {'the kernel engine' if built else 'no kernel engine yet'}.",
-            (KERNEL,),
+            "kernel engine", built,
+            "This build has it." if built else "This build has none: it was built without clang or libbpf.", (KERNEL,),
         ),
     ]  # fmt: skip
+
+
+def try_kernel_side() -> Finding:
+    """The whole way, on loopback: a connection is taken over, its requests come up through the ring, and one that came
+    before is recognised."""
+    import tempfile
+    from http.client import HTTPConnection, HTTPException
+    from pathlib import Path
+
+    from .config import Config
+    from .server import Server
+
+    name, requests = "kernel side tried", 4
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "try").write_bytes(b"it works")
+        server = Server(config=Config(root=folder, bind=("127.0.0.1:0",), engine=KERNEL, max_connections=64))
+        try:
+            with server.running() as running:
+                address = running.url.removeprefix("http://")
+                connection = HTTPConnection(address, timeout=SELF_TEST_PATIENCE_S)
+                answers = []
+                for _ in range(requests):
+                    connection.request("GET", "/try")
+                    answers.append(connection.getresponse().read())
+                connection.close()
+            seen = server.stats()["kernel_side"]
+        except (OSError, HTTPException, EngineError) as error:
+            return Finding(name, False, f"It does not work here: {error}.", (KERNEL,))
+    if answers != [b"it works"] * requests or not seen["connections"] or not seen["hits"]:
+        return Finding(name, False, f"It answers wrongly, or not by itself ({seen['records']} records).", (KERNEL,))
+    return Finding(
+        name, True,
+        f"{requests} requests over loopback came up through the ring, and {seen['hits']} of them were recognised.",
+        (KERNEL,),
+    )  # fmt: skip
 
 
 def _libbpf() -> Finding:

@@ -6,9 +6,10 @@ Each answer depends on its request in a way that the client knows.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,10 +23,15 @@ LATE_TIMEOUT_US = 50_000
 LATE_S = 0.15
 HOLD_S = 0.3
 
-# Thousands of failures a second are meant; the soak looks at their answers, not at their tracebacks.
-logging.getLogger("batchbridge.handlers").setLevel(logging.CRITICAL)
 
-server = bb.Server()
+@contextlib.contextmanager
+def quiet(_server: bb.Server) -> Iterator[None]:
+    """Thousands of failures a second are meant; the soak looks at their answers, not at their tracebacks."""
+    logging.getLogger("batchbridge.handlers").setLevel(logging.CRITICAL)
+    yield
+
+
+server = bb.Server(lifespan=quiet)
 
 Answer = str | bytes | bb.Response | Exception
 

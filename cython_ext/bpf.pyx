@@ -4,11 +4,9 @@ Nothing stays attached behind the process: programs, maps and the link to the cg
 when it ends, however it ends; and are not passed on to programs that it starts.
 """
 import os
-import sys
 
 from libc.errno cimport errno
 from libc.stdint cimport uint32_t, uint64_t, uintptr_t
-from libc.string cimport memset
 
 from batchbridge.cython_ext.kernel cimport tier_free, tier_prepare
 from batchbridge.cython_ext.tier cimport (

@@ -2,17 +2,18 @@
 
 The rules:
 
-- A connection's bytes are taken in the order of `up`. Where a record begins behind what was received, the bytes between
-  lie in the socket, and are read from there first.
-- A row is taken by the kernel side when a connection is established, long before it is accepted. The two find each other
-  by the socket's cookie. A connection that has no row, when all records from before its accept were seen, is an ordinary
-  one.
+- A connection's bytes are taken in the order of `up`. Where a record begins behind what was received, the bytes
+  between lie in the socket, and are read from there first.
+- A row is taken by the kernel side when a connection is established, long before it is accepted. The two find each
+  other by the socket's cookie. A connection that has no row, when all records from before its accept were seen, is an
+  ordinary one.
 - A row is given back when the kernel side has said that the socket is gone, and no connection uses it any more.
-- Sockets are read here only where the ring was full or the connection paused (drain); never polled: a poll would be woken
-  by each packet that the kernel side takes.
+- Sockets are read here only where the ring was full or the connection paused (drain); never polled: a poll would be
+  woken by each packet that the kernel side takes.
+- A FIN is taken when it is the next: a socket tells of it before all bytes that came earlier are here.
 """
 from libc.errno cimport EAGAIN, EINTR, ENOMEM, errno
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy, memset
 
@@ -67,8 +68,8 @@ cdef int tier_prepare(Tier *tier, uint32_t connections_max) noexcept nogil:
     tier.by_cookie.cookies = <uint64_t *>calloc(size, 8)
     tier.by_cookie.values = <uint32_t *>calloc(size, 4)
     tier.by_cookie.mask = size - 1
-    if (tier.states is NULL or tier.published is NULL or tier.cookies is NULL or tier.waiting is NULL or tier.draining is NULL
-            or tier.by_cookie.cookies is NULL or tier.by_cookie.values is NULL):
+    if (tier.states is NULL or tier.published is NULL or tier.cookies is NULL or tier.waiting is NULL
+            or tier.draining is NULL or tier.by_cookie.cookies is NULL or tier.by_cookie.values is NULL):
         return -ENOMEM
     for index in range(tier.row_count):
         tier.rows[index].fd = -1
@@ -412,11 +413,11 @@ cdef void mark_draining(Tier *tier, uint32_t row) noexcept nogil:
 
 
 cdef void drain_all(Engine *engine, Tier *tier) noexcept nogil:
-    cdef uint32_t count = tier.draining_count, index
+    cdef uint32_t count = tier.draining_count, _index
     cdef uint32_t row
     cdef Connection *connection
     # Taken from the end, since whatever is marked meanwhile comes behind.
-    for index in range(count):
+    for _index in range(count):
         if tier.draining_count == 0:
             break
         row = tier.draining[0]
@@ -463,8 +464,8 @@ cdef bint read_socket(Engine *engine, Tier *tier, uint32_t row, Connection *conn
 
 
 cdef bint read_end(Engine *engine, Tier *tier, uint32_t row, Connection *connection) noexcept nogil:
-    """The socket tells of a FIN as soon as TCP has it: bytes before it may still be in the ring, or on their way into the
-    socket's queue, and the FIN itself may come by the ring. True: it was the next, and is taken."""
+    """The socket tells of a FIN as soon as TCP has it: bytes before it may still be in the ring, or on their way into
+    the socket's queue, and the FIN itself may come by the ring. True: it was the next, and is taken."""
     cdef RowState *state = &tier.states[row]
     if connection.flags & IS_EOF:
         return True
@@ -479,9 +480,9 @@ cdef bint read_end(Engine *engine, Tier *tier, uint32_t row, Connection *connect
 cdef bint fill_gap(Engine *engine, Tier *tier, uint32_t row, Connection *connection, uint32_t up) noexcept nogil:
     """Takes from the socket what lies between the bytes received and a record's. False: it did not come."""
     cdef RowState *state = &tier.states[row]
-    cdef int waited_ms
+    cdef int _waited_ms
     tier.gaps += 1
-    for waited_ms in range(GAP_PATIENCE_MS):
+    for _waited_ms in range(GAP_PATIENCE_MS):
         read_socket(engine, tier, row, connection, up - state.received)
         if state.received == up:
             return True

@@ -4,7 +4,7 @@ from libc.stdint cimport uint32_t
 from batchbridge.cython_ext.core cimport Connection, Engine, Request
 from batchbridge.cython_ext.tier cimport Tier, bb_hit
 
-# A request was answered from the cache in user mode: publishes it, if it may be, and if it is not the first of its kind.
+# A request was answered from the cache in user mode: publishes it, if it may be and is not the first of its kind.
 cdef void publish_second(Engine *engine, Connection *connection, const Request *request) noexcept nogil
 
 # Withdraws the images whose objects are not found any more: after a purge.

@@ -2,15 +2,15 @@
 
 The rules:
 
-- An image is one request, to the last byte, that user mode has parsed and answered from the cache (law 2). The kernel side
-  only says "these bytes, again"; whether the object may still answer is decided here, each time. So neither expiry nor a
-  purge has to reach into the kernel to be kept (law 3), and an image is never more than a short way of writing bytes.
-- A request is published when it comes for the second time: most are never seen twice.
-- Where an image is withdrawn its place is not used again before the ring was read up to where it stood then: records behind
-  that were reserved after the withdrawal, and the kernel side has looked at the generation since.
+- An image is one request, to the last byte, that user mode has parsed and answered from the cache (law 2). The kernel
+  side only says "these bytes, again"; whether the object may still answer is decided here, each time. So neither expiry
+  nor a purge has to reach into the kernel (law 3), and an image is never more than a short way of writing bytes.
+- A request is published when it is answered from the cache for the second time: most never are.
+- Where an image is withdrawn, its place is not used again before the ring was read up to where it stood then: records
+  behind that were reserved after the withdrawal, and the kernel side has looked at the generation since.
 """
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
-from libc.stdlib cimport calloc, free
+from libc.stdint cimport uint32_t, uint64_t
+from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 
 from batchbridge.cython_ext.cache cimport (
@@ -104,13 +104,13 @@ cdef int free_slot(const Tier *tier, uint64_t hash) noexcept nogil:
 
 
 cdef int free_image(Tier *tier) noexcept nogil:
-    """A place for an image; -1: none can be had now. The hand withdraws those that were not met since it last passed."""
-    cdef uint32_t step, number
+    """A place for an image; -1: none now. The hand withdraws those that were not met since it last passed."""
+    cdef uint32_t _step, number
     cdef Published *published
     if tier.images_made < BB_IMAGES_MAX:
         tier.images_made += 1
         return <int>tier.images_made - 1
-    for step in range(HAND_STEPS_MAX):
+    for _step in range(HAND_STEPS_MAX):
         number = tier.hand
         tier.hand = (tier.hand + 1) % BB_IMAGES_MAX
         published = &tier.published[number]

@@ -71,6 +71,7 @@ cdef enum:
     COMPLETION_ENTRIES = 65536
     COMPLETIONS_AT_ONCE = 256
     LISTENERS_MAX = 16
+    SURPLUS_MAX = 4096              # as many as a listener's backlog holds
     PEER_NAME_SIZE_BYTES = 32
     SOCKADDR_IN_SIZE = 16
     SOCKADDR_IN6_SIZE = 28
@@ -117,6 +118,9 @@ cdef struct Uring:
     const char *log_text
     uint32_t log_left
     char peeked
+    # Accepted, though all connections are in use: a multishot accept of ordinary descriptors ends a little late.
+    int surplus[4096]
+    uint32_t surplus_count
 
 
 cdef Uring *driver_of(const Engine *engine) noexcept nogil:
@@ -166,8 +170,8 @@ cdef void arm_records(Uring *driver, const Tier *tier) noexcept nogil:
 
 
 cdef void meet_row(Uring *driver, Tier *tier, Connection *connection) noexcept nogil:
-    """Asks for the socket's cookie, by which the kernel side calls it; and looks at its first byte, which makes the kernel
-    side see what came before the accept. Both are carried out, in this order, while they are submitted."""
+    """Asks for the socket's cookie, by which the kernel side calls it; and looks at its first byte, which makes the
+    kernel side see what came before the accept. Both are carried out, in this order, while they are submitted."""
     cdef uint64_t *cookie = &tier.cookies[connection.index]
     cdef io_uring_sqe *entry = ring_entry(&driver.ring)
     cookie[0] = 0
@@ -339,8 +343,6 @@ cdef void driver_write_log(Engine *engine, const char *text, uint32_t length) no
 
 cdef void on_accept(Engine *engine, uint32_t listener, int result, uint32_t flags) noexcept nogil:
     cdef Uring *driver = driver_of(engine)
-    cdef Connection *connection
-    cdef io_uring_sqe *entry
     if not flags & IORING_CQE_F_MORE and result != -ECANCELED:
         driver.accepting &= ~(1u << listener)
         if not engine.draining:
@@ -352,13 +354,20 @@ cdef void on_accept(Engine *engine, uint32_t listener, int result, uint32_t flag
                 arm_accept(driver, listener)
     if result < 0:
         return
-    connection = connection_open(engine, result)
+    adopt(engine, driver, listener, result)
+
+
+cdef void adopt(Engine *engine, Uring *driver, uint32_t listener, int fd) noexcept nogil:
+    """Makes a connection of an accepted socket; one too many waits, as others do in the backlog."""
+    cdef Connection *connection = connection_open(engine, fd)
+    cdef io_uring_sqe *entry
+    if connection is NULL and driver.surplus_count < SURPLUS_MAX:
+        driver.surplus[driver.surplus_count] = fd
+        driver.surplus_count += 1
+        return
     if connection is NULL:
         engine.counters.refused += 1
-        entry = ring_entry(&driver.ring)
-        prepare_close(driver, entry, result)
-        entry.flags |= <uint8_t>IOSQE_CQE_SKIP_SUCCESS
-        entry.user_data = <uint64_t>OPERATION_CLOSE_FILE << 56
+        close_unserved(driver, fd)
         return
     if engine.open_connections >= engine.limits.connections_max:
         # Further clients wait in the backlog until one of these has closed.
@@ -376,6 +385,13 @@ cdef void on_accept(Engine *engine, uint32_t listener, int result, uint32_t flag
         bb_prep_peer_name(entry, connection.fd, peer_name(driver, connection), driver.name_lengths[listener])
         name_entry(entry, OPERATION_PEER, connection, IOSQE_FIXED_FILE | IOSQE_CQE_SKIP_SUCCESS)
     arm_receive(driver, connection)
+
+
+cdef void close_unserved(Uring *driver, int fd) noexcept nogil:
+    cdef io_uring_sqe *entry = ring_entry(&driver.ring)
+    prepare_close(driver, entry, fd)
+    entry.flags |= <uint8_t>IOSQE_CQE_SKIP_SUCCESS
+    entry.user_data = <uint64_t>OPERATION_CLOSE_FILE << 56
 
 
 cdef char *peer_name(const Uring *driver, const Connection *connection) noexcept nogil:
@@ -545,6 +561,12 @@ cdef void retry_accepts(Engine *engine, Uring *driver) noexcept nogil:
             engine.next_deadline_us = driver.accept_retry_us
         return
     driver.accept_retry_us = 0
+    while driver.surplus_count and engine.open_connections < engine.limits.connections_max:
+        driver.surplus_count -= 1
+        adopt(engine, driver, 0, driver.surplus[driver.surplus_count])
+    if driver.surplus_count:
+        driver.accept_retry_us = NEVER_US
+        return
     for listener in range(driver.listener_count):
         if not driver.accepting & (1u << listener):
             arm_accept(driver, listener)
@@ -623,6 +645,9 @@ cdef void wind_up(Engine *engine, Uring *driver) noexcept nogil:
     cdef uint32_t index
     cdef uint64_t until_us = engine.now_us + 1000000
     stop_accepting(engine, driver)
+    for index in range(driver.surplus_count):
+        close_unserved(driver, driver.surplus[index])
+    driver.surplus_count = 0
     for index in range(engine.connections_made):
         driver_tear_down(engine, &engine.connections[index])
     while engine.now_us < until_us and (engine.open_connections or engine.log.used or engine.log.writing

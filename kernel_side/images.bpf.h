@@ -42,7 +42,8 @@ __noinline int is_same(const struct packet *packet, const bb_image *image, uint3
     if (!packet || !image) return 0;
     for (uint32_t lane = 0; lane < LANES; lane++) {
         if (lane >= lanes) break;
-        for (int word = 0; word < 4; word++) differing |= packet->words[4 * lane + word] ^ image->words[4 * lane + word];
+        for (int word = 0; word < 4; word++)
+            differing |= packet->words[4 * lane + word] ^ image->words[4 * lane + word];
     }
     return differing == 0;
 }

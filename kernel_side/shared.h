@@ -105,15 +105,15 @@ typedef struct {
     uint32_t image_count; /* published; 0: none is looked for */
     uint32_t padding1[14];
     /* Written by the kernel side. */
-    uint32_t spills;       /* connections that began to go through their socket */
-    uint32_t lost_closes;  /* BB_CLOSED that found the ring full: rows are to be looked through */
+    uint32_t spills;      /* connections that began to go through their socket */
+    uint32_t lost_closes; /* BB_CLOSED that found the ring full: rows are to be looked through */
     uint32_t opened;
-    uint32_t untracked;    /* connections for which there was no row or no room in the ring */
+    uint32_t untracked; /* connections for which there was no row or no room in the ring */
     uint64_t records;
     uint64_t packets;
     uint64_t hits;
-    uint64_t stale;        /* an image was met that had expired or was withdrawn meanwhile */
-    uint64_t overlaps;     /* retransmissions that had to be cut */
+    uint64_t stale;    /* an image was met that had expired or was withdrawn meanwhile */
+    uint64_t overlaps; /* retransmissions that had to be cut */
     uint64_t nested;
 } bb_words;
 

@@ -29,7 +29,9 @@ ENGINES = ("kernel", "io_uring", "epoll")
 #: How long the command may take to start or, once told, to end.
 COMMAND_PATIENCE_S = 20.0
 
-START_LINE = re.compile(r"^batchbridge \S+ serving .* on (http://\S+?)(?:, http://\S+)* with (kernel|io_uring|epoll), ", re.M)
+START_LINE = re.compile(
+    r"^batchbridge \S+ serving .* on (http://\S+?)(?:, http://\S+)* with (kernel|io_uring|epoll), ", re.M
+)
 ADMIN = re.compile(r", admin on (http://\S+)")
 
 
