@@ -584,21 +584,22 @@ cdef void stop_accepting(Engine *engine, Uring *driver) noexcept nogil:
 
 
 cdef void reap(Engine *engine, Uring *driver) noexcept nogil:
+    """Takes the completions that are there now. What is submitted meanwhile, where the queue is full, makes more; they
+    wait for the next turn, or receives that find no buffer would keep this one going for ever."""
     cdef io_uring_cqe *completions[COMPLETIONS_AT_ONCE]
-    cdef unsigned int count, index
-    cdef bint has_reaped = False
-    while True:
-        count = io_uring_peek_batch_cqe(&driver.ring.uring, completions, COMPLETIONS_AT_ONCE)
-        if count == 0:
-            break
-        has_reaped = True
+    cdef unsigned int left = io_uring_cq_ready(&driver.ring.uring), count, index
+    cdef bint has_reaped = left > 0
+    while left:
+        count = io_uring_peek_batch_cqe(&driver.ring.uring, completions, min(<unsigned int>COMPLETIONS_AT_ONCE, left))
         for index in range(count):
             on_completion(engine, completions[index].user_data, completions[index].res, completions[index].flags)
         io_uring_cq_advance(&driver.ring.uring, count)
-    ring_show_buffers(&driver.ring)
+        ring_show_buffers(&driver.ring)
+        left -= count
     # The kernel sets the flag behind the work it stands for, so it can be left over from work that is done already. It
     # is believed for one turn, and again only if that turn brought something.
-    engine.more_input = has_reaped and driver.ring.uring.sq.kflags[0] & IORING_SQ_TASKRUN
+    engine.more_input = (has_reaped and driver.ring.uring.sq.kflags[0] & IORING_SQ_TASKRUN
+                         or io_uring_cq_ready(&driver.ring.uring) > 0)
 
 
 cdef int one_turn(Engine *engine, Uring *driver, int64_t wait_us) noexcept nogil:

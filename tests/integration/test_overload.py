@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import batchbridge as bb
+from batchbridge.cython_ext.load import Exchange, Load
 from support.serving import Command, Gate, make_server, running
 from support.wire import Client, ask, await_true, head, together
 
@@ -191,6 +192,19 @@ def test_many_clients_at_once(engine: str) -> None:
     with running(gated(engine, Gate())) as server:
         assert together([partial(several, server.url) for _ in range(32)]) == [20] * 32
         assert server.stats()["requests"]["outcomes"]["batch"] == 640
+
+
+def test_more_clients_send_at_once_than_there_are_buffers(engine: str, tmp_path: Path) -> None:
+    """So many that what they make the engine submit does not fit its queue either."""
+    (tmp_path / "a").write_bytes(b"a")
+    settings = ["--receive-buffers", "16", "--access-log", "off"]
+    request = [Exchange(head("GET", "/a"), body=b"a")]
+    with Command(tmp_path, *settings, folder=tmp_path, engine=engine) as command:
+        host, port = command.url.removeprefix("http://").split(":")
+        figures = Load(host, int(port), request, 5000, 1.0, timeout_s=8.0).run()
+        assert figures["responses"] > 0 and not figures["wrong"]["answers"], figures
+        assert ask(command.url, "GET", "/a").body == b"a"
+        assert command.terminate() == 0
 
 
 def test_with_few_descriptors_the_server_survives_and_recovers(engine: str, tmp_path: Path) -> None:
