@@ -351,6 +351,8 @@ cdef void on_record(Engine *engine, Tier *tier, const bb_record *record) noexcep
         on_opened(tier, record)
     elif record.type == BB_CLOSED:
         on_closed(engine, tier, record.row)
+    elif record.type == BB_SPILLED:
+        mark_draining(tier, record.row)
     elif record.type == BB_HIT:
         on_hit(engine, tier, record, <const bb_hit *>data)
     else:
@@ -430,13 +432,18 @@ cdef void drain_all(Engine *engine, Tier *tier) noexcept nogil:
 
 
 cdef void drain(Engine *engine, Tier *tier, uint32_t row, Connection *connection) noexcept nogil:
-    """Reads the socket until it is empty, says so, and once more: bytes may have come before that was seen."""
+    """Reads the socket until it is empty, says so, and once more: bytes may have come before that was seen. The kernel
+    moves some of them into the socket's queue by a thread of its own, so it is looked at until all are here."""
     cdef uint32_t spill = bb_load_acquire(&tier.rows[row].spill)
-    if spill == tier.rows[row].spill_seen or not read_socket(engine, tier, row, connection, ALL):
+    if spill == tier.rows[row].spill_seen and tier.states[row].received == bb_load_acquire(&tier.rows[row].up):
+        return
+    if not read_socket(engine, tier, row, connection, ALL):
         return
     bb_store_release(&tier.rows[row].spill_seen, spill)
     bb_full_fence()
-    read_socket(engine, tier, row, connection, ALL)
+    if read_socket(engine, tier, row, connection, ALL) and (
+            tier.states[row].received != bb_load_acquire(&tier.rows[row].up)):
+        mark_draining(tier, row)
 
 
 cdef bint read_socket(Engine *engine, Tier *tier, uint32_t row, Connection *connection, uint32_t wanted) noexcept nogil:
@@ -488,8 +495,7 @@ cdef bint fill_gap(Engine *engine, Tier *tier, uint32_t row, Connection *connect
             return True
         if connection.state == CONNECTION_CLOSES or connection.state == CONNECTION_FREE:
             return False
-        # The kernel moves what it let pass into the socket's queue by a thread of its own: it is on its way.
-        poll(NULL, 0, 1)
+        poll(NULL, 0, 1)                # it is on its way into the socket's queue
     return False
 
 

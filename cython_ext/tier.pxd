@@ -18,6 +18,7 @@ cdef extern from "shared.h" nogil:
         BB_BYTES
         BB_END
         BB_CLOSED
+        BB_SPILLED
         BB_HIT
     ctypedef struct bb_row:
         uint64_t cookie

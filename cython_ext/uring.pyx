@@ -680,6 +680,10 @@ cdef class UringEngine(EngineThread):
             figures["kernel_side"] = self.kernel_side.stats()
         return figures
 
+    def kernel_rows(self):
+        """KernelSide.rows of this engine; none where it has no kernel side."""
+        return [] if self.kernel_side is None else self.kernel_side.rows()
+
     cdef open_ring(self, Uring *driver):
         cdef Engine *engine = self.engine
         cdef uint64_t buffers = engine.limits.receive_buffers

@@ -74,13 +74,13 @@ static __always_inline void opened(struct bpf_sock_ops *event, bb_words *shared)
         goto in_vain;
     }
     bpf_sock_ops_cb_flags_set(event, BPF_SOCK_OPS_STATE_CB_FLAG);
-    fill(&record->head, row_number, BB_OPENED, 0, sizeof record->peer, cookie);
+    record->head = (bb_record){row_number, BB_OPENED, 0, sizeof record->peer, cookie};
     write_peer(event, &record->peer);
     __sync_fetch_and_add(&shared->opened, 1);
     bpf_ringbuf_submit(record, wake(shared));
     return;
 in_vain: /* only user mode can give a row back */
-    fill(&record->head, row_number, BB_CLOSED, 0, 0, cookie);
+    record->head = (bb_record){row_number, BB_CLOSED, 0, 0, cookie};
     __sync_fetch_and_add(&shared->untracked, 1);
     bpf_ringbuf_submit(record, wake(shared));
     return;
@@ -98,7 +98,7 @@ static __always_inline void closed(struct bpf_sock_ops *event, bb_words *shared)
     row = bpf_map_lookup_elem(&rows, &row_number);
     if (!row) return;
     bpf_map_delete_elem(&row_numbers, &cookie);
-    uint32_t up = row->up;
+    bb_record head = {row_number, BB_CLOSED, row->up, 0, cookie};
     row->closed = 1; /* for when there is no room: then user mode looks at the rows */
-    if (tell(shared, row_number, BB_CLOSED, up, cookie)) __sync_fetch_and_add(&shared->lost_closes, 1);
+    if (tell(shared, &head)) __sync_fetch_and_add(&shared->lost_closes, 1);
 }

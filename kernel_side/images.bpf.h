@@ -85,21 +85,21 @@ struct hit_record {
 };
 
 /* Tells that a whole request has come whose bytes are an image's; 0, or -1: it is to be handed up as bytes. */
-static __always_inline int tell_hit(struct __sk_buff *skb, bb_words *shared, uint32_t row, uint32_t up, uint32_t length,
-                                    uint64_t cookie) {
+static __always_inline int tell_hit(struct __sk_buff *skb, bb_words *shared, const bb_record *head) {
     int found = find(skb, shared);
     uint32_t number = (uint32_t)found, generation;
     bb_image *image = found < 0 ? 0 : bpf_map_lookup_elem(&images, &number);
     struct hit_record *record;
     if (!image) return -1;
     generation = *(volatile uint32_t *)&image->generation;
-    if (!generation || image->length != length || bpf_ktime_get_coarse_ns() >= image->expires_ns) {
+    if (!generation || image->length != head->length || bpf_ktime_get_coarse_ns() >= image->expires_ns) {
         count(&shared->stale);
         return -1;
     }
     record = bpf_ringbuf_reserve(&records, sizeof *record, 0);
     if (!record) return -1;
-    fill(&record->head, row, BB_HIT, up, length, cookie);
+    record->head = *head;
+    record->head.type = BB_HIT;
     record->hit.image = number;
     record->hit.generation = generation;
     /* A withdrawal waits for the records that were reserved before it, so one is reserved, then the generation looked at

@@ -18,12 +18,18 @@ __noinline uint32_t cut(struct __sk_buff *skb, uint32_t old) {
     return old;
 }
 
-static __always_inline int spill(bb_words *shared, bb_row *row, uint32_t up) {
+/* Leaves a packet to the socket. User mode is told, and so woken, where the ring has room for that: a packet that is too
+ * large for it can meet an empty ring. Where there is no room it is awake, or about to be, and looks at `spills`. */
+static __always_inline int spill(bb_words *shared, bb_row *row, const bb_record *packet, uint32_t up) {
+    bb_record head = *packet;
+    row->up = up;
     if (row->spill == row->spill_seen) {
         row->spill = row->spill_seen + 1;
         __sync_fetch_and_add(&shared->spills, 1);
+        head.type = BB_SPILLED;
+        head.length = 0;
+        tell(shared, &head);
     }
-    row->up = up;
     return SK_PASS;
 }
 
@@ -43,22 +49,25 @@ static __always_inline int take(struct __sk_buff *skb, bb_words *shared, bb_row 
     row->next_sequence += length;
     if (!length && !is_end) return SK_DROP;
     uint32_t after = up + length + !!is_end;
-    if (row->spill != row->spill_seen || (length && row->pause)) return spill(shared, row, after);
+    head.row = row_number;
+    head.type = is_end ? BB_END : BB_BYTES;
+    head.up = up;
+    head.length = length;
+    head.cookie = row->cookie;
+    if (row->spill != row->spill_seen || (length && row->pause)) return spill(shared, row, &head, after);
     count(&shared->packets);
-    if (!length) {
-        if (tell(shared, row_number, BB_END, up, row->cookie)) return spill(shared, row, after);
-    } else if (!is_end && !old && shared->image_count && !tell_hit(skb, shared, row_number, up, length, row->cookie)) {
-        /* told */
-    } else if (!is_end && length <= BB_SMALL_SIZE_BYTES) {
-        if (tell_few(skb, shared, row_number, up, old, length, row->cookie)) return spill(shared, row, after);
-    } else {
-        head.row = row_number;
-        head.type = is_end ? BB_END : BB_BYTES;
-        head.up = up;
-        head.length = length;
-        head.cookie = row->cookie;
-        if (tell_many(skb, shared, &head, old)) return spill(shared, row, after);
-    }
+    int failed;
+    if (!length)
+        failed = tell(shared, &head);
+    else if (!is_end && !old && shared->image_count && !tell_hit(skb, shared, &head))
+        failed = 0;
+    else if (length <= BB_TINY_SIZE_BYTES)
+        failed = tell_few(skb, shared, &head, old, BB_TINY_SIZE_BYTES);
+    else if (length <= BB_SMALL_SIZE_BYTES)
+        failed = tell_few(skb, shared, &head, old, BB_SMALL_SIZE_BYTES);
+    else
+        failed = tell_many(skb, shared, &head, old);
+    if (failed) return spill(shared, row, &head, after);
     row->up = after;
     return SK_DROP;
 }

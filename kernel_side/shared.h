@@ -29,9 +29,10 @@ enum {
     BB_IMAGE_SIZE_BYTES_MAX = 2048, /* a multiple of 32; browsers send 500 to 1,500 bytes */
     BB_IMAGE_WORDS_MAX = BB_IMAGE_SIZE_BYTES_MAX / 8,
     BB_IMAGE_SIZE_BYTES_MIN = 16,
-    BB_IMAGE_SLOTS = 16384,     /* of the index: a power of two, at least twice BB_IMAGES_MAX */
-    BB_IMAGE_PROBES = 8,        /* slots that are looked at for one image */
-    BB_SMALL_SIZE_BYTES = 512,  /* up to here a record is reserved with a fixed size, which is three times as fast */
+    BB_IMAGE_SLOTS = 16384,   /* of the index: a power of two, at least twice BB_IMAGES_MAX */
+    BB_IMAGE_PROBES = 8,      /* slots that are looked at for one image */
+    BB_TINY_SIZE_BYTES = 128, /* records with room for these two have a fixed size */
+    BB_SMALL_SIZE_BYTES = 512,
     BB_CHUNK_SIZE_BYTES = 4096, /* what a larger record is copied by */
     BB_CHUNKS_MAX = 64,         /* packets of 120 KB were seen; longer ones go through the socket */
 };
@@ -61,6 +62,7 @@ enum {
     BB_BYTES,      /* followed by `length` bytes */
     BB_END,        /* FIN, behind `length` bytes */
     BB_CLOSED,     /* the connection is gone: reset, timed out, or ended by both sides; or the row was taken in vain */
+    BB_SPILLED,    /* what comes next lies in the socket. Not told where the ring has no room: see `spills` */
     BB_HIT,        /* a whole request whose bytes are image `length`; followed by bb_hit */
 };
 typedef struct {
