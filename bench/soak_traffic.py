@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from batchbridge.cython_ext.load import Exchange, Load
+from batchbridge.measure.processes import ServerProcess
 
 from . import soak_app
-from .process import ServerProcess
 from .traffic import request_bytes
 
 SMALL_FILES = 60
