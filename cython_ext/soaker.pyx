@@ -29,6 +29,7 @@ cdef extern from "<time.h>" nogil:
 
 cdef extern from "<sys/prctl.h>" nogil:
     enum:
+        PR_SET_NAME
         PR_SET_PDEATHSIG
     int prctl(int, unsigned long, unsigned long, unsigned long, unsigned long) noexcept
 
@@ -47,6 +48,9 @@ cdef struct Account:
 
 SIZE_BYTES = sizeof(Account)
 
+# What the process is called in lists and profiles; the kernel keeps 15 characters.
+TASK_NAME = "bb-idle-loop"
+
 
 cdef uint64_t now_ns() noexcept nogil:
     cdef timespec now
@@ -58,10 +62,10 @@ cdef uint64_t median_turn_ns() noexcept nogil:
     """What a turn takes here, by counting: its middle value is the same however often the trial is interrupted."""
     cdef uint64_t counts[GAP_NS_MIN]
     cdef uint64_t before = now_ns(), after
-    cdef int i, seen = 0
+    cdef int i, _turn, seen = 0
     for i in range(GAP_NS_MIN):
         counts[i] = 0
-    for i in range(TRIAL_TURNS):
+    for _turn in range(TRIAL_TURNS):
         after = now_ns()
         counts[min(after - before, <uint64_t> GAP_NS_MIN - 1)] += 1
         before = after
@@ -92,8 +96,10 @@ def soak(int descriptor, int cpu, int parent):
     `parent` is the process that it ends with. Raises OSError where the core or the idle priority is refused.
     """
     cdef unsigned char[::1] memory
+    cdef bytes name = TASK_NAME.encode()
     os.sched_setaffinity(0, {cpu})
     os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+    prctl(PR_SET_NAME, <unsigned long> <char *> name, 0, 0, 0)
     prctl(PR_SET_PDEATHSIG, SIGKILL, 0, 0, 0)
     if os.getppid() != parent:      # it was gone before this process could ask to be told
         return
