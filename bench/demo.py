@@ -28,10 +28,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from batchbridge.cython_ext.load import Exchange, Load
+from batchbridge.measure.traffic import document_exchanges, request_bytes
 
 from . import demo_app, machine
 from .process import ServerError, ServerProcess, cores
-from .traffic import document_exchanges, request_bytes
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
 CONNECTIONS = 256
