@@ -40,6 +40,7 @@ need_test() { # clients that others wrote
     need wget have wget
     need wrk have wrk
     need apache2-utils have ab
+    need iproute2 have ip
 }
 
 need_demo() { [ -n "$(doc_root)" ] || missing+=("$(doc_package)"); }

@@ -1,1 +1,1 @@
-"""Measuring: load on a server, what a request costs it, statistics over runs, and pictures."""
+"""Measuring: load, cost, statistics, results."""
