@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchbridge.cython_ext import ring
-from batchbridge.cython_ext.load import Exchange, Load, bucket_bounds, percentile, sequence
+from batchbridge.cython_ext.histogram import bucket_bounds, percentile
+from batchbridge.cython_ext.load import Exchange, Load, sequence
 from batchbridge.cython_ext.verify import crc32_of, read_all
 from support.skips import skip_if
 
