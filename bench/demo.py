@@ -30,9 +30,9 @@ from rich.table import Table
 from batchbridge.cython_ext.load import Exchange, Load
 from batchbridge.measure import machine
 from batchbridge.measure.processes import ServerError, ServerProcess, cores, pinned
+from batchbridge.measure.traffic import document_exchanges, request_bytes
 
 from . import demo_app
-from .traffic import document_exchanges, request_bytes
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
 CONNECTIONS = 256

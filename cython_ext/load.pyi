@@ -10,6 +10,7 @@ class Exchange:
     data: bytes
     weight: float
     statuses: tuple[int, ...]
+    is_status_given: bool
     body: bytes | None
     length: int | None
     crc32: int | None
@@ -19,7 +20,7 @@ class Exchange:
         data: bytes,
         *,
         weight: float = 1.0,
-        statuses: Iterable[int] = (200,),
+        statuses: Iterable[int] | None = None,
         body: bytes | None = None,
         length: int | None = None,
         crc32: int | None = None,

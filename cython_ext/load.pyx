@@ -52,14 +52,17 @@ class Exchange:
     `data`: the whole request as it goes over the wire. `weight`: its share of all requests is this by the sum of all
     weights. `statuses`: those that are right; `body`, or `length` and `crc32` (as zlib has it), are compared where the
     first of them comes. `name`: how reports call it. Raises ValueError for what makes no sense.
+
+    Without `statuses` it is 200, and `is_status_given` is false.
     """
 
-    __slots__ = ("data", "weight", "statuses", "body", "length", "crc32", "name")
+    __slots__ = ("data", "weight", "statuses", "body", "length", "crc32", "name", "is_status_given")
 
-    def __init__(self, data, *, weight=1.0, statuses=(200,), body=None, length=None, crc32=None, name=None):
+    def __init__(self, data, *, weight=1.0, statuses=None, body=None, length=None, crc32=None, name=None):
         self.data = bytes(data)
         self.weight = float(weight)
-        self.statuses = tuple(statuses)
+        self.is_status_given = statuses is not None
+        self.statuses = tuple(statuses) if self.is_status_given else (200,)
         self.body = body if body is None else bytes(body)
         self.length = len(self.body) if self.body is not None else length
         self.crc32 = crc32

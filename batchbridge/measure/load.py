@@ -7,7 +7,6 @@ the requests come as msgpack on its standard input, and the figures leave as msg
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import os
 import subprocess
 import sys
