@@ -24,6 +24,9 @@ Objective = Literal["cpu", "throughput"]
 Figure = Literal["cpu_us", "requests_per_s", "p99_us"]
 ByBlock = dict[int, float]
 
+#: An open loop's rate is answered where at least this share of it is: the last requests may come after the end.
+KEPT_UP_SHARE = 0.95
+
 
 class GoalError(BatchBridgeError):
     """A goal that makes no sense, or that no setting met: one sentence, with the best that there was."""
@@ -50,6 +53,8 @@ class Outcome:
     cpu_us: ByBlock = field(default_factory=dict)
     """Server CPU by request; empty where it cannot be known."""
     requests_per_s: ByBlock = field(default_factory=dict)
+    kept_up_share: float = 1.0
+    """Open loop: the answered rate by the offered one, median over blocks."""
     invalid_reason: str | None = None
     """Why an invalid run was one; its figures are in none of the others."""
 
@@ -99,10 +104,15 @@ def outcomes_of(runs: Iterable[Run]) -> list[Outcome]:
             by_block(runs_of_it, "latency_us.p99"),
             by_block(runs_of_it, "server_cpu_us_per_request"),
             by_block(runs_of_it, "requests_per_s"),
+            median(by_block(runs_of_it, _kept_up_share).values() or [1.0]),
             next((run.invalid_reason for run in runs_of_it if not run.valid), None),
         )
         for candidate, runs_of_it in found.items()
     ]
+
+
+def _kept_up_share(run: Run) -> float | None:
+    return run.requests_per_s / run.offered_per_s if run.offered_per_s else None
 
 
 def candidate_of(run: Run) -> Candidate:
@@ -119,10 +129,17 @@ def judge(outcomes: Sequence[Outcome], goal: Goal) -> Verdict:
     Of the settings that hold the goal (firmly, where any does), the best is looked for; of those that lie within noise
     of it, the one with the least p99 is taken: it costs nothing and leaves the widest margin.
     """
-    valid = [outcome for outcome in outcomes if outcome.invalid_reason is None and outcome.p99_us]
     left_out = [outcome for outcome in outcomes if outcome.invalid_reason is not None]
-    if not valid:
+    measured = [outcome for outcome in outcomes if outcome.invalid_reason is None and outcome.p99_us]
+    if not measured:
         raise GoalError(f"no setting has only valid runs: {left_out[0].invalid_reason if left_out else 'none ran'}")
+    valid = [outcome for outcome in measured if outcome.kept_up_share >= KEPT_UP_SHARE]
+    if not valid:
+        nearest = max(measured, key=lambda outcome: outcome.kept_up_share)
+        raise GoalError(
+            f"no setting keeps up with the rate offered; the best answered {nearest.kept_up_share:.0%} of it "
+            f"({nearest.middle('requests_per_s'):,.0f} requests/s) with {nearest.candidate}"
+        )
     figure: Figure = "requests_per_s" if goal.objective == "throughput" else "cpu_us"
     if figure == "cpu_us" and not any(outcome.cpu_us for outcome in valid):
         if goal.p99_us is None:
