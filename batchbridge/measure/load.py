@@ -106,13 +106,15 @@ def run_load(
     cpu: int | None = None,
     seed: int = 1,
     timeout_s: float = 10.0,
+    prefix: Sequence[str] = (),
 ) -> LoadFigures:
     """Loads a server for `seconds`, after `warmup_s` which do not count.
 
     Closed loop unless `rate_per_s` is given, which makes it an open one whose gaps are exponential ("poisson") or all
     the same ("constant"). `close`: a connection for each request. `cpu`: the core that the client is kept on.
-    `timeout_s`: of an answer. A server that fails or answers wrongly makes the figures invalid; LoadError is for what
-    cannot be run: a setting out of its range, a host without an address, no io_uring.
+    `timeout_s`: of an answer. `prefix`: what stands before the process's command (`Place.prefix`). A server that fails
+    or answers wrongly makes the figures invalid; LoadError is for what cannot be run: a setting out of its range, a
+    host without an address, no io_uring.
     """
     options = [f"--connections={connections}", f"--seconds={seconds}", f"--warmup={warmup_s}", f"--seed={seed}"]
     options += [f"--pipeline={pipeline}", f"--timeout={timeout_s}"]
@@ -122,7 +124,7 @@ def run_load(
         options.append("--close")
     if cpu is not None:
         options.append(f"--cpu={cpu}")
-    command = [sys.executable, "-P", "-m", "batchbridge.measure.load", host, str(port), *options]
+    command = [*prefix, sys.executable, "-P", "-m", "batchbridge.measure.load", host, str(port), *options]
     asked = [{name: getattr(exchange, name) for name in EXCHANGE_FIELDS} for exchange in exchanges]
     told = _ask(command, msgpack.packb(asked), warmup_s + seconds + timeout_s + DRAIN_S + PATIENCE_S)
     return _figures(told, command)
