@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -25,6 +26,7 @@ __all__ = ["ARRIVALS", "IDLE_SHARE_MIN", "LoadError", "LoadFigures", "run_load"]
 #: A client that waits less than this share of the time may be what limits the figures.
 IDLE_SHARE_MIN = 0.15
 
+SECONDS_MAX = 86400
 #: At the end, what was sent is still answered for so long.
 DRAIN_S = 2.0
 #: Beyond a run's own time, for the process to start, to set up and to tell.
@@ -114,6 +116,9 @@ def run_load(
     `timeout_s`: of an answer. A server that fails or answers wrongly makes the figures invalid; LoadError is for what
     cannot be run: a setting out of its range, a host without an address, no io_uring.
     """
+    for name, value in (("seconds", seconds), ("warmup_s", warmup_s), ("timeout_s", timeout_s)):
+        if not 0 <= value <= SECONDS_MAX:
+            raise LoadError(f"{name}: {value} is not a number from 0 to {SECONDS_MAX}")
     options = [f"--connections={connections}", f"--seconds={seconds}", f"--warmup={warmup_s}", f"--seed={seed}"]
     options += [f"--pipeline={pipeline}", f"--timeout={timeout_s}"]
     if rate_per_s is not None:
@@ -209,7 +214,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.add_argument(f"--{name}", type=int)
     for name in ("seconds", "warmup", "timeout", "rate"):
         parser.add_argument(f"--{name}", type=float)
-    parser.add_argument("--arrivals", choices=ARRIVALS)
+    parser.add_argument("--arrivals", default=ARRIVALS[0])
     parser.add_argument("--close", action="store_true")
     options = parser.parse_args(arguments)
     try:
@@ -218,6 +223,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.buffer.write(msgpack.packb(serve(options, msgpack.unpackb(sys.stdin.buffer.read()))))
     except KeyboardInterrupt:
         return 130
+    except socket.gaierror as error:
+        print(f"{options.host} has no address: {(error.strerror or str(error)).lower()}", file=sys.stderr)
+        return 1
     except (LoadError, ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
@@ -247,7 +255,7 @@ def serve(options: argparse.Namespace, asked: list[dict[str, Any]]) -> dict[str,
         timeout_s=options.timeout,
         drain_s=DRAIN_S,
         rate_per_s=options.rate,
-        arrivals=options.arrivals or ARRIVALS[0],
+        arrivals=options.arrivals,
     )
     return {"results": load.run(), "histogram": load.histogram()}
 

@@ -407,7 +407,7 @@ def _ask(host: str, port: int, exchange: Exchange, timeout_s: float) -> tuple[in
                 content_length = response.headers.get("Content-Length", "")
                 return response.status, int(content_length) if content_length.isdigit() else None, 0
             if told is not None and length != told:
-                raise TrafficError(f"{exchange.name} is answered with {length} bytes of {told}")
+                raise TrafficError(f"{exchange.name} is answered with {length} of {told} bytes")
             return response.status, length, crc32
     except TimeoutError:
         raise TrafficError(f"{host}:{port} did not answer {exchange.name} within {timeout_s:g} s") from None
