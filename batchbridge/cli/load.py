@@ -22,6 +22,9 @@ VERIFICATIONS = {
     "none": "status, and what the requests expect",
 }
 
+#: Latencies to which a client adds more than this of its own are not left without a word.
+LATE_US_MAX = 1000
+
 ABOVE_0 = click.FloatRange(min=0, min_open=True)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 NEW_FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
@@ -208,10 +211,16 @@ def _time(time_us: float) -> str:
 
 def _notes(figures: LoadFigures) -> list[str]:
     found = []
-    if figures.saturated and figures.offered_per_s is None:
+    if figures.saturated:
+        server = "the server can do at least this" if figures.offered_per_s is None else "the server may be faster"
         found.append(
-            f"The client was idle for only {figures.idle_share:.0%} of the time, so these figures may be its own: the "
-            "server can do at least this."
+            f"The client was idle for only {figures.idle_share:.0%} of the time, so these figures may be its own: "
+            f"{server}."
+        )
+    if figures.late_us is not None and figures.late_us["p99"] > LATE_US_MAX:
+        found.append(
+            f"The client was up to {_time(figures.late_us['p99'])} late (p99), which the latencies include: its core "
+            "had other work to do."
         )
     if figures.unissued:
         found.append(
