@@ -22,6 +22,9 @@ VERIFICATIONS = {
     "none": "status, and what the requests expect",
 }
 
+#: Settings that run_load() has by the same name.
+SAME_NAMES = ("connections", "seconds", "arrivals", "pipeline", "close", "cpu", "seed")
+
 #: Latencies to which a client adds more than this of its own are not left without a word.
 LATE_US_MAX = 1000
 
@@ -69,7 +72,7 @@ def load(url: str, verify: str, as_json: bool, output: Path | None, hgrm: Path |
     Without --rate each connection sends its next request when it has its answer (closed loop). With --rate requests
     are due at moments drawn beforehand, and latencies count from these (open loop).
     """
-    from ..measure.load import LoadError, run_load
+    from ..measure.load import LoadError, LoadInterrupted, run_load
     from ..measure.traffic import learn, parse_url
 
     target = parse_url(url)
@@ -78,15 +81,20 @@ def load(url: str, verify: str, as_json: bool, output: Path | None, hgrm: Path |
         raise click.UsageError("--pipeline needs connections that go on, and --close ends them")
     if verify != "none":
         exchanges = learn(target.host, target.port, exchanges, bodies=verify == "learn", timeout_s=settings["timeout"])
-    figures = run_load(
-        target.host,
-        target.port,
-        exchanges,
-        rate_per_s=settings["rate"],
-        warmup_s=settings["warmup"],
-        timeout_s=settings["timeout"],
-        **{name: settings[name] for name in ("connections", "seconds", "arrivals", "pipeline", "close", "cpu", "seed")},
-    )
+    interruption = None
+    try:
+        figures = run_load(
+            target.host,
+            target.port,
+            exchanges,
+            rate_per_s=settings["rate"],
+            warmup_s=settings["warmup"],
+            timeout_s=settings["timeout"],
+            **{name: settings[name] for name in SAME_NAMES},
+        )
+    except LoadInterrupted as early:
+        # What was measured until then is as good as that of a shorter run.
+        figures, interruption = early.figures, early
     if output is not None:
         _save(output, figures, {"url": url, "verify": verify, **settings})
     if as_json:
@@ -100,6 +108,8 @@ def load(url: str, verify: str, as_json: bool, output: Path | None, hgrm: Path |
         write_atomically(hgrm, to_hgrm(figures.histogram).encode())
     if not as_json:
         _print(figures, url, VERIFICATIONS[verify], settings)
+    if interruption is not None:
+        raise interruption
 
 
 #: As the group of commands looks for it.

@@ -3,7 +3,9 @@
 import json
 import re
 import shutil
+import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -122,6 +124,19 @@ def test_a_run_that_is_no_result_is_an_error_of_the_command(served, tmp_path):
     done = invoke(f"{served.url}/count", *SHORT)
     assert done.exit_code == 1 and done.stdout == ""
     assert invoke(f"{served.url}/count", *SHORT, "--verify=length").exit_code == 0
+
+
+def test_an_interruption_shows_what_was_measured(served):
+    script = "from batchbridge.cli.load import load; load(standalone_mode=False)"
+    words = [sys.executable, "-P", "-c", script, f"{served.url}/f", "--seconds=30", "--warmup=0"]
+    before = served.stats()["requests"]["read"]
+    process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    while served.stats()["requests"]["read"] < before + 100:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    printed, _ = process.communicate(timeout=15)
+    assert process.returncode != 0
+    assert re.search(r"requests/s +(at least )?[\d,]+", printed)
 
 
 @pytest.mark.parametrize(

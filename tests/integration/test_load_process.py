@@ -1,5 +1,6 @@
 """Load from a process of its own: every request is accounted for, a stall is seen, and a fault is never a figure."""
 
+import contextlib
 import os
 import re
 import signal
@@ -301,22 +302,57 @@ def test_it_is_kept_on_its_core_and_leaves_the_caller_alone():
     assert os.sched_getaffinity(0) == before
 
 
-def test_an_interruption_ends_the_process_too(tmp_path):
+def processes_with(word: str) -> list[int]:
+    """The processes that have this among their arguments."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if word.encode() in (folder / "cmdline").read_bytes().split(b"\0"):
+                found.append(int(folder.name))
+    return found
+
+
+def test_an_interruption_ends_the_run_and_keeps_its_figures(tmp_path):
+    script = tmp_path / "asks.py"
+    script.write_text(
+        "import sys\n"
+        "from batchbridge.measure.load import LoadInterrupted, run_load\n"
+        "from batchbridge.measure.traffic import get\n"
+        "try:\n"
+        "    run_load('127.0.0.1', int(sys.argv[1]), get('/a'), seconds=30, warmup_s=0)\n"
+        "except LoadInterrupted as early:\n"
+        "    print(early.figures.is_valid, early.figures.responses, early.figures.seconds)\n"
+    )
     with Scripted(answer_hello) as server:
-        script = tmp_path / "asks.py"
-        script.write_text(
-            "import sys\n"
-            "from batchbridge.measure.load import run_load\n"
-            "from batchbridge.measure.traffic import get\n"
-            f"run_load({server.host!r}, {server.port}, get('/a'), seconds=30)\n"
-        )
-        process = subprocess.Popen([sys.executable, "-P", script], stderr=subprocess.PIPE, start_new_session=True)
-        while not server.requests:
+        command = [sys.executable, "-P", script, str(server.port)]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        while len(server.requests) < 100:
             time.sleep(0.02)
-        os.killpg(process.pid, signal.SIGINT)
-        assert b"KeyboardInterrupt" in process.communicate(timeout=10)[1]
-        with pytest.raises(ProcessLookupError):
-            os.killpg(process.pid, 0)
+        process.send_signal(signal.SIGINT)
+        valid, responses, seconds = process.communicate(timeout=15)[0].split()
+        assert valid == "True" and 100 - 64 <= int(responses) <= len(server.requests) and float(seconds) < 10
+        assert processes_with(str(server.port)) == []
+
+
+def test_the_process_ends_with_the_call():
+    """Whatever ends it: here a signal that Python turns into an exception which is no interruption."""
+
+    class EnoughError(Exception):
+        pass
+
+    def enough(*_: object) -> None:
+        raise EnoughError
+
+    with Scripted(answer_hello) as server:
+        before = signal.signal(signal.SIGALRM, enough)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 1.0)
+            with pytest.raises(EnoughError):
+                run(server, seconds=30)
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+        assert processes_with(str(server.port)) == []
 
 
 def test_the_checkout_has_no_file_of_that_name():

@@ -4,6 +4,8 @@ import os
 import random
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 import zlib
@@ -174,6 +176,9 @@ def test_an_exchange_asks_to_close_where_it_does_not_yet():
         (lambda: Load("127.0.0.1", 1, [Exchange(GET)], pipeline=2, close=True), "pipelining"),
         (lambda: Load("127.0.0.1", 1, [Exchange(GET)], retries=-1), "retries: -1"),
         (lambda: Load("127.0.0.1", 1, [Exchange(GET)], seconds=0), "seconds"),
+        (lambda: Load("127.0.0.1", 1, [Exchange(GET)], rate_per_s=0), "rate_per_s: 0 is not"),
+        (lambda: Load("127.0.0.1", 1, [Exchange(GET)], rate_per_s=float("inf")), "rate_per_s: inf is not"),
+        (lambda: Load("127.0.0.1", 1, [Exchange(GET)], arrivals="bursts"), "arrivals: 'bursts' is neither"),
     ],
 )
 def test_what_makes_no_sense_is_refused(make, message):
@@ -377,6 +382,23 @@ def test_ctrl_c_ends_it_and_keeps_what_was_measured():
             run.run()
         figures = run.results()
         assert figures["requests"] > 0 and figures["unanswered"] == 0
+
+
+@needs_ring
+def test_waiting_for_its_core_is_not_being_idle():
+    allowed = os.sched_getaffinity(0)
+    core = min(allowed)
+    with Scripted(lambda _n, _request: HELLO) as server:
+        os.sched_setaffinity(0, {core})
+        try:
+            other = subprocess.Popen([sys.executable, "-c", "while True: pass"])  # on the same core, as its parent is
+            client = load(server, seconds=0.5, requests_max=0).run()["client"]
+        finally:
+            os.sched_setaffinity(0, allowed)
+            other.kill()
+            other.wait()
+    assert client["core_wait_s"] > 0
+    assert client["idle_share"] <= max(0, 1 - (client["cpu_s"] + client["core_wait_s"]) / 0.6)
 
 
 @needs_ring
