@@ -22,6 +22,12 @@ VERIFICATIONS = {
     "none": "status, and what the requests expect",
 }
 
+#: Settings that run_load() has by the same name.
+SAME_NAMES = ("connections", "seconds", "arrivals", "pipeline", "close", "cpu", "seed")
+
+#: Latencies to which a client adds more than this of its own are not left without a word.
+LATE_US_MAX = 1000
+
 ABOVE_0 = click.FloatRange(min=0, min_open=True)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 NEW_FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
@@ -66,7 +72,7 @@ def load(url: str, verify: str, as_json: bool, output: Path | None, hgrm: Path |
     Without --rate each connection sends its next request when it has its answer (closed loop). With --rate requests
     are due at moments drawn beforehand, and latencies count from these (open loop).
     """
-    from ..measure.load import LoadError, run_load
+    from ..measure.load import LoadError, LoadInterrupted, run_load
     from ..measure.traffic import learn, parse_url
 
     target = parse_url(url)
@@ -75,15 +81,20 @@ def load(url: str, verify: str, as_json: bool, output: Path | None, hgrm: Path |
         raise click.UsageError("--pipeline needs connections that go on, and --close ends them")
     if verify != "none":
         exchanges = learn(target.host, target.port, exchanges, bodies=verify == "learn", timeout_s=settings["timeout"])
-    figures = run_load(
-        target.host,
-        target.port,
-        exchanges,
-        rate_per_s=settings["rate"],
-        warmup_s=settings["warmup"],
-        timeout_s=settings["timeout"],
-        **{name: settings[name] for name in ("connections", "seconds", "arrivals", "pipeline", "close", "cpu", "seed")},
-    )
+    interruption = None
+    try:
+        figures = run_load(
+            target.host,
+            target.port,
+            exchanges,
+            rate_per_s=settings["rate"],
+            warmup_s=settings["warmup"],
+            timeout_s=settings["timeout"],
+            **{name: settings[name] for name in SAME_NAMES},
+        )
+    except LoadInterrupted as early:
+        # What was measured until then is as good as that of a shorter run.
+        figures, interruption = early.figures, early
     if output is not None:
         _save(output, figures, {"url": url, "verify": verify, **settings})
     if as_json:
@@ -97,6 +108,8 @@ def load(url: str, verify: str, as_json: bool, output: Path | None, hgrm: Path |
         write_atomically(hgrm, to_hgrm(figures.histogram).encode())
     if not as_json:
         _print(figures, url, VERIFICATIONS[verify], settings)
+    if interruption is not None:
+        raise interruption
 
 
 #: As the group of commands looks for it.
@@ -208,10 +221,16 @@ def _time(time_us: float) -> str:
 
 def _notes(figures: LoadFigures) -> list[str]:
     found = []
-    if figures.saturated and figures.offered_per_s is None:
+    if figures.saturated:
+        server = "the server can do at least this" if figures.offered_per_s is None else "the server may be faster"
         found.append(
-            f"The client was idle for only {figures.idle_share:.0%} of the time, so these figures may be its own: the "
-            "server can do at least this."
+            f"The client was idle for only {figures.idle_share:.0%} of the time, so these figures may be its own: "
+            f"{server}."
+        )
+    if figures.late_us is not None and figures.late_us["p99"] > LATE_US_MAX:
+        found.append(
+            f"The client was up to {_time(figures.late_us['p99'])} late (p99), which the latencies include: its core "
+            "had other work to do."
         )
     if figures.unissued:
         found.append(
