@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from ..tune.targets import Target
 
 OUTPUT, CONFIG = "results.msgpack", "tuned.toml"
+#: Characters in a line of what is not read on a terminal: enough for the table.
+PIPE_WIDTH = 120
 
 
 def _duration_us(_context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
@@ -277,6 +279,8 @@ def _print(plan: Plan, verdict: Verdict, outcomes: list[Outcome], present: Candi
     from ..tune.report import front_table, sentences
 
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=PIPE_WIDTH)
     console.print(f"Goal: {plan.goal}. Measured {load_words}; {len(outcomes)} settings.", soft_wrap=True)
     console.print(front_table(verdict, present))
     for line in sentences(verdict, outcomes, plan.route, present):

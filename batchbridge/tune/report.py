@@ -23,9 +23,9 @@ TOML_HEADER = "# Written by batchbridge tune"
 def front_table(verdict: Verdict, present: Candidate) -> Table:
     """The Pareto front: what has a lower p99 costs more, and what costs less has a higher one."""
     beside = "throughput" if verdict.goal.objective == "throughput" else "server CPU"
-    table = Table(title=f"Pareto front: p99 latency against {beside}", title_justify="left")
-    for name in ("max_batch_size", "max_queue_delay_us", "p99 µs", "95% interval", "CPU µs/request", "requests/s", ""):
-        table.add_column(name, justify="left" if name == "" else "right", no_wrap=name != "")
+    table = Table(title=f"Pareto front: p99 latency against {beside}", title_justify="left", box=None, pad_edge=False)
+    for name in ("batch size", "delay µs", "p99 µs", "95% interval", "CPU µs/request", "requests/s", ""):
+        table.add_column(name, justify="left" if name == "" else "right", no_wrap=True)
     shown = [*verdict.front, *([] if verdict.best in verdict.front else [verdict.best])]
     for outcome in shown:
         words = [
@@ -106,7 +106,7 @@ def gain_sentences(verdict: Verdict, outcomes: Sequence[Outcome], present: Candi
         if ratio is None:
             continue
         digits = 2 if unit == "µs/request" else 0
-        change = f"{ratio.mid - 1:+.0%}" if not ratio.contains(1.0) else "within noise"
+        change = f"{ratio.mid - 1:+.0%} within blocks" if not ratio.contains(1.0) else "within noise"
         then, now = before.middle(figure), best.middle(figure)
         parts.append(f"{name} {then:,.{digits}f} → {now:,.{digits}f} {unit} ({change})")
     return [f"Against {present} as it is now: {'; '.join(parts)}."] if parts else []
