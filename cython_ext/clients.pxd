@@ -79,7 +79,8 @@ cdef struct Figures:
     uint64_t bytes
     uint64_t loops
     uint64_t system_calls
-    uint64_t cpu_ns
+    uint64_t cpu_ns                 # of the thread
+    uint64_t core_wait_ns           # in which the thread could have run, and its core ran others
     uint64_t began_us
     uint64_t ended_us
 
@@ -119,6 +120,7 @@ cdef struct Run:
     Ring ring
     uint64_t now_us
     uint64_t tick_us
+    int schedstat                   # the thread's file of that name; -1: this kernel has none
     uint64_t schedule_began_us
     uint64_t begin_us               # of the measured time
     uint64_t end_us

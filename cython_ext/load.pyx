@@ -386,7 +386,8 @@ cdef class Load:
         """The figures of the run, as plain data.
 
         Of the measured time: seconds, began_us and ended_us (of CLOCK_MONOTONIC), requests (answered), requests_per_s,
-        bytes (received), latency_us (p50, p90, p99, p999, max, mean), client (cpu_s, idle_share, system_calls, loops).
+        bytes (received), latency_us (p50, p90, p99, p999, max, mean), client (cpu_s, core_wait_s, idle_share,
+        system_calls, loops); it is idle when it neither runs nor waits for its core.
         Of the whole run: sent, responses, unanswered, statuses, wrong (answers; by status, length and body),
         wrong_example, errors (connections that failed, by kind), connections (opened, gave_up), unissued.
 
@@ -399,6 +400,7 @@ cdef class Load:
         seconds = max(run.figures.ended_us - run.figures.began_us, 1) / 1e6
         requests = run.figures.requests
         lateness = figures_of(&run.lateness)
+        busy_s = (run.figures.cpu_ns + run.figures.core_wait_ns) / 1e9
         return {
             "seconds": seconds,
             "began_us": run.figures.began_us,
@@ -410,8 +412,8 @@ cdef class Load:
             "latency_us": figures_of(&run.latencies),
             "service_us": figures_of(&run.services) if run.is_open else None,
             "late_us": {"p99": lateness["p99"], "max": lateness["max"]} if run.is_open else None,
-            "client": {"cpu_s": run.figures.cpu_ns / 1e9,
-                       "idle_share": max(0.0, 1 - run.figures.cpu_ns / 1e9 / seconds),
+            "client": {"cpu_s": run.figures.cpu_ns / 1e9, "core_wait_s": run.figures.core_wait_ns / 1e9,
+                       "idle_share": max(0.0, 1 - busy_s / seconds),
                        "system_calls": run.figures.system_calls, "loops": run.figures.loops},
             "sent": run.figures.issued,
             "responses": run.figures.responses,

@@ -40,6 +40,16 @@ cdef extern from "<sys/socket.h>" nogil:
 
 cdef extern from "<unistd.h>" nogil:
     int close(int) noexcept
+    ssize_t pread(int, void *, size_t, long) noexcept
+
+
+cdef extern from "<fcntl.h>" nogil:
+    int open(const char *, int) noexcept
+    int O_RDONLY, O_CLOEXEC
+
+
+cdef extern from "<stdlib.h>" nogil:
+    unsigned long long strtoull(const char *, char **, int) noexcept
 
 
 cdef enum:
@@ -110,6 +120,18 @@ cdef uint64_t clock_ns(int clock) noexcept nogil:
     return <uint64_t>time.tv_sec * 1000000000 + <uint64_t>time.tv_nsec
 
 
+cdef uint64_t core_wait_ns(const Run *run) noexcept nogil:
+    """How long this thread has been ready to run and did not: the second number of its schedstat."""
+    cdef char text[128]
+    cdef char *rest = NULL
+    cdef ssize_t length = pread(run.schedstat, text, sizeof(text) - 1, 0)
+    if length <= 0:
+        return 0
+    text[length] = 0
+    strtoull(text, &rest, 10)
+    return strtoull(rest, NULL, 10)
+
+
 cdef void measure(Run *run, bint on) noexcept nogil:
     """The measured time begins, or ends. Unsigned differences: what is subtracted first is added later."""
     if run.measuring == on:
@@ -118,10 +140,12 @@ cdef void measure(Run *run, bint on) noexcept nogil:
     if on:
         run.figures.began_us = run.now_us
         run.figures.cpu_ns -= clock_ns(CLOCK_THREAD_CPUTIME_ID)
+        run.figures.core_wait_ns -= core_wait_ns(run)
         run.figures.system_calls -= run.ring.system_calls
     else:
         run.figures.ended_us = run.now_us
         run.figures.cpu_ns += clock_ns(CLOCK_THREAD_CPUTIME_ID)
+        run.figures.core_wait_ns += core_wait_ns(run)
         run.figures.system_calls += run.ring.system_calls
 
 
@@ -259,11 +283,13 @@ cdef int run_clients(Run *run) noexcept nogil:
     if result == 0:
         slack_ns = prctl(PR_GET_TIMERSLACK, 0, 0, 0, 0)
         prctl(PR_SET_TIMERSLACK, 1, 0, 0, 0)
+        run.schedstat = open("/proc/thread-self/schedstat", O_RDONLY | O_CLOEXEC)
         begin(run)
         result = loop(run)
         measure(run, False)
         run.figures.unissued += run.schedule.waiting
         close_all(run)
+        close(run.schedstat)
         prctl(PR_SET_TIMERSLACK, slack_ns, 0, 0, 0)
     ring_close(&run.ring)
     return result

@@ -39,6 +39,8 @@ need_test() { # clients that others wrote
     need curl have curl
     need wget have wget
     need wrk have wrk
+    need nghttp2-client have h2load
+    need httperf have httperf
     need apache2-utils have ab
     need iproute2 have ip
 }

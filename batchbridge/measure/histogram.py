@@ -74,7 +74,10 @@ def from_hgrm(text: str) -> list[tuple[int, int]]:
 
 
 def encode(histogram: Pairs) -> str:
-    """HdrHistogram's own compressed form (V2, base64), as its logs have it. Raises HistogramError without the library."""
+    """HdrHistogram's own compressed form (V2, base64), as its logs have it.
+
+    Raises HistogramError where its library is missing.
+    """
     encoder = _library()(1, LARGEST_US, SIGNIFICANT_DIGITS)
     for least_us, count in histogram:
         encoder.record_value(least_us, count)
@@ -86,8 +89,8 @@ def decode(encoded: str) -> list[tuple[int, int]]:
     """The histogram of HdrHistogram's compressed form. Raises HistogramError for what is none."""
     library = _library()
     try:
-        decoded = library.decode(encoded)
-        pairs = [(item.value_iterated_to, item.count_added_in_this_iter_step) for item in decoded.get_recorded_iterator()]
+        recorded = library.decode(encoded).get_recorded_iterator()
+        pairs = [(item.value_iterated_to, item.count_added_in_this_iter_step) for item in recorded]
     except Exception as error:
         raise HistogramError(f"this is no encoded histogram: {error or type(error).__name__}") from None
     found: dict[int, int] = {}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import socket
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -25,6 +26,7 @@ __all__ = ["ARRIVALS", "IDLE_SHARE_MIN", "LoadError", "LoadFigures", "run_load"]
 #: A client that waits less than this share of the time may be what limits the figures.
 IDLE_SHARE_MIN = 0.15
 
+SECONDS_MAX = 86400
 #: At the end, what was sent is still answered for so long.
 DRAIN_S = 2.0
 #: Beyond a run's own time, for the process to start, to set up and to tell.
@@ -60,7 +62,7 @@ class LoadFigures:
     histogram: list[tuple[int, int]]
     """Latencies: (least_us of a bucket, requests), in rising order. A bucket is no wider than 0.1% of its least."""
     idle_share: float
-    """Of the measured time: how much of it the client's thread had nothing to do."""
+    """Of the measured time: in how much of it the client's thread neither ran nor waited for its core."""
     saturated: bool
     """The client was idle for less than IDLE_SHARE_MIN: the server may be able to do more than `requests_per_s`."""
     late_us: dict[str, float] | None
@@ -84,11 +86,8 @@ class LoadFigures:
     began_us: int = 0
     """When the measured time began, and ended (CLOCK_MONOTONIC)."""
     ended_us: int = 0
-
-    @property
-    def client_us_per_request(self) -> float:
-        """Microseconds of the client's core that a request took."""
-        return (1 - self.idle_share) * self.seconds * 1e6 / max(self.responses, 1)
+    client_us_per_request: float = 0.0
+    """Microseconds of the client's core that a request took."""
 
 
 def run_load(
@@ -106,14 +105,19 @@ def run_load(
     cpu: int | None = None,
     seed: int = 1,
     timeout_s: float = 10.0,
+    prefix: Sequence[str] = (),
 ) -> LoadFigures:
     """Loads a server for `seconds`, after `warmup_s` which do not count.
 
     Closed loop unless `rate_per_s` is given, which makes it an open one whose gaps are exponential ("poisson") or all
     the same ("constant"). `close`: a connection for each request. `cpu`: the core that the client is kept on.
-    `timeout_s`: of an answer. A server that fails or answers wrongly makes the figures invalid; LoadError is for what
-    cannot be run: a setting out of its range, a host without an address, no io_uring.
+    `timeout_s`: of an answer. `prefix`: what stands before the process's command (`Place.prefix`). A server that fails
+    or answers wrongly makes the figures invalid; LoadError is for what cannot be run: a setting out of its range, a
+    host without an address, no io_uring.
     """
+    for name, value in (("seconds", seconds), ("warmup_s", warmup_s), ("timeout_s", timeout_s)):
+        if not 0 <= value <= SECONDS_MAX:
+            raise LoadError(f"{name}: {value} is not a number from 0 to {SECONDS_MAX}")
     options = [f"--connections={connections}", f"--seconds={seconds}", f"--warmup={warmup_s}", f"--seed={seed}"]
     options += [f"--pipeline={pipeline}", f"--timeout={timeout_s}"]
     if rate_per_s is not None:
@@ -122,7 +126,7 @@ def run_load(
         options.append("--close")
     if cpu is not None:
         options.append(f"--cpu={cpu}")
-    command = [sys.executable, "-P", "-m", "batchbridge.measure.load", host, str(port), *options]
+    command = [*prefix, sys.executable, "-P", "-m", "batchbridge.measure.load", host, str(port), *options]
     asked = [{name: getattr(exchange, name) for name in EXCHANGE_FIELDS} for exchange in exchanges]
     told = _ask(command, msgpack.packb(asked), warmup_s + seconds + timeout_s + DRAIN_S + PATIENCE_S)
     return _figures(told, command)
@@ -130,7 +134,11 @@ def run_load(
 
 def _ask(command: list[str], job: bytes, patience_s: float) -> dict[str, Any]:
     """The process's answer. It does not outlive the call, whatever ends that."""
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    try:
+        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    except OSError as error:
+        raise LoadError(f"cannot run {command[0]}: {(error.strerror or str(error)).lower()}") from None
+    with process:
         try:
             output, errors = process.communicate(job, timeout=patience_s)
         except subprocess.TimeoutExpired:
@@ -171,6 +179,7 @@ def _figures(told: dict[str, Any], command: list[str]) -> LoadFigures:
         received_bytes=results["bytes"],
         began_us=results["began_us"],
         ended_us=results["ended_us"],
+        client_us_per_request=results["client"]["cpu_s"] * 1e6 / max(results["requests"], 1),
     )
     figures.invalid_reason = _fault(figures, results["wrong_example"])
     figures.is_valid = figures.invalid_reason is None
@@ -209,7 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.add_argument(f"--{name}", type=int)
     for name in ("seconds", "warmup", "timeout", "rate"):
         parser.add_argument(f"--{name}", type=float)
-    parser.add_argument("--arrivals", choices=ARRIVALS)
+    parser.add_argument("--arrivals", default=ARRIVALS[0])
     parser.add_argument("--close", action="store_true")
     options = parser.parse_args(arguments)
     try:
@@ -218,6 +227,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.buffer.write(msgpack.packb(serve(options, msgpack.unpackb(sys.stdin.buffer.read()))))
     except KeyboardInterrupt:
         return 130
+    except socket.gaierror as error:
+        print(f"{options.host} has no address: {(error.strerror or str(error)).lower()}", file=sys.stderr)
+        return 1
     except (LoadError, ValueError, OSError) as error:
         print(error, file=sys.stderr)
         return 1
@@ -247,7 +259,7 @@ def serve(options: argparse.Namespace, asked: list[dict[str, Any]]) -> dict[str,
         timeout_s=options.timeout,
         drain_s=DRAIN_S,
         rate_per_s=options.rate,
-        arrivals=options.arrivals or ARRIVALS[0],
+        arrivals=options.arrivals,
     )
     return {"results": load.run(), "histogram": load.histogram()}
 

@@ -13,9 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchbridge.cython_ext import ring
-from batchbridge.cython_ext.histogram import bucket_bounds, percentile
 from batchbridge.cython_ext.load import Exchange, Load, sequence
 from batchbridge.cython_ext.verify import crc32_of, read_all
+from support.scripted import Scripted
 from support.skips import skip_if
 
 needs_ring = skip_if(
@@ -140,21 +140,7 @@ def test_crc32_is_that_of_zlib(first, second):
     assert crc32_of(first + second) == zlib.crc32(first + second) == crc32_of(second, crc32_of(first))
 
 
-# --- latencies, and the order of requests -----------------------------------------------------------------------------
-
-
-@given(st.integers(0, 2**35))
-def test_a_bucket_is_narrow(latency_us):
-    least, largest = bucket_bounds(latency_us)
-    assert least <= latency_us <= largest
-    assert largest - least <= latency_us / 1000
-    assert bucket_bounds(largest + 1)[0] == largest + 1
-
-
-def test_percentiles():
-    histogram = [(10, 90), (20, 9), (30, 1)]
-    assert [percentile(histogram, share) for share in (0.5, 0.9, 0.95, 0.99, 1.0)] == [10, 10, 20, 20, 30]
-    assert percentile([], 0.5) == 0
+# --- requests, and their order ----------------------------------------------------------------------------------------
 
 
 def test_a_sequence_has_the_weights_and_is_the_same_each_time():
@@ -196,60 +182,6 @@ def test_what_makes_no_sense_is_refused(make, message):
 
 
 # --- on the wire ------------------------------------------------------------------------------------------------------
-
-
-class Scripted:
-    """A server that answers the n-th request of all with what `answer(n, request)` gives; None: by closing."""
-
-    def __init__(self, answer, *, closes=False, family=socket.AF_INET):
-        self.answer = answer
-        self.closes = closes
-        self.requests = []
-        self.connections = 0
-        self.lock = threading.Lock()
-        self.listener = socket.socket(family)
-        self.listener.bind(("::1" if family == socket.AF_INET6 else "127.0.0.1", 0))
-        self.listener.listen(128)
-        self.host, self.port = self.listener.getsockname()[:2]
-        threading.Thread(target=self.accept, daemon=True).start()
-
-    def accept(self):
-        while True:
-            try:
-                connection, _ = self.listener.accept()
-            except OSError:
-                return
-            self.connections += 1
-            threading.Thread(target=self.serve, args=(connection,), daemon=True).start()
-
-    def serve(self, connection):
-        with connection:
-            data = b""
-            while True:
-                while b"\r\n\r\n" not in data:
-                    try:
-                        piece = connection.recv(65536)
-                    except ConnectionError:
-                        return
-                    if not piece:
-                        return
-                    data += piece
-                request, _, data = data.partition(b"\r\n\r\n")
-                with self.lock:
-                    self.requests.append(request)
-                    answer = self.answer(len(self.requests), request)
-                if answer is None:
-                    return
-                connection.sendall(answer)
-                if self.closes:
-                    return
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.listener.shutdown(socket.SHUT_RDWR)
-        self.listener.close()
 
 
 def load(server, exchanges=None, connections=4, **options):
