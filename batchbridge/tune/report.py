@@ -9,12 +9,13 @@ from typing import Any
 
 from rich.table import Table
 
-from ..measure.results import ResultsError, write_atomically
+from ..measure.cost import STEAL_SHARE_MAX
+from ..measure.results import ResultsError, Run, write_atomically
 from ..measure.statistics import evidence_sentence, ratio_interval
 from .goals import Figure, Outcome, Verdict
 from .space import Candidate
 
-__all__ = ["TOML_HEADER", "as_json", "front_table", "sentences", "toml", "write_toml"]
+__all__ = ["TOML_HEADER", "as_json", "front_table", "sentences", "steal_sentences", "toml", "write_toml"]
 
 #: Files that begin so are ours to replace.
 TOML_HEADER = "# Written by batchbridge tune"
@@ -76,6 +77,17 @@ def sentences(verdict: Verdict, outcomes: Sequence[Outcome], route: str, present
     if note := evidence_sentence(blocks):
         lines.append(f"{note[0].upper()}{note[1:]}.")
     return lines
+
+
+def steal_sentences(runs: Sequence[Run]) -> list[str]:
+    """Whether the hypervisor took so much that the figures are doubtful."""
+    stolen = sum(run.valid and (run.steal_share or 0.0) > STEAL_SHARE_MAX for run in runs)
+    if not stolen:
+        return []
+    return [
+        f"In {stolen} of {len(runs)} runs the hypervisor took more than {STEAL_SHARE_MAX:.0%} of a core: "
+        "their latencies are partly its own."
+    ]
 
 
 def objective_words(verdict: Verdict) -> str:

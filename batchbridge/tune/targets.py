@@ -48,6 +48,8 @@ class Serving:
 class Target(Protocol):
     """What the sweep asks of either kind."""
 
+    server_cpu: int | None
+    """The core that the server is kept on, None where that is not known."""
     client_cpu: int | None
     """The core for the client, None for any."""
 
@@ -112,6 +114,7 @@ class RunningTarget:
     def __init__(self, admin: Address, url_host: str, url_port: int, route: str) -> None:
         self.admin, self.route = admin, route
         self.host, self.port = url_host, url_port
+        self.server_cpu: int | None = None
         self.client_cpu: int | None = None
         self._pid = pid_of_listener(admin)
 

@@ -6,9 +6,18 @@ import pytest
 from rich.console import Console
 
 from batchbridge.config import Config
-from batchbridge.measure.results import ResultsError
+from batchbridge.measure.results import ResultsError, Run
 from batchbridge.tune.goals import Goal, Outcome, judge
-from batchbridge.tune.report import TOML_HEADER, as_json, check_toml_path, front_table, sentences, toml, write_toml
+from batchbridge.tune.report import (
+    TOML_HEADER,
+    as_json,
+    check_toml_path,
+    front_table,
+    sentences,
+    steal_sentences,
+    toml,
+    write_toml,
+)
 from batchbridge.tune.space import Candidate
 
 PRESENT = Candidate(64, 200)
@@ -70,6 +79,13 @@ def test_what_was_left_out_is_said():
 def test_twenty_blocks_are_a_claim():
     many = [outcome(Candidate(32, 0), 1200, 5.0, blocks=20)]
     assert "evidence" not in " ".join(sentences(judge(many, Goal("cpu")), many, "/r", PRESENT)).lower()
+
+
+def test_what_the_hypervisor_took_is_said():
+    quiet, stolen = Run("tune", 0, steal_share=0.009), Run("tune", 1, steal_share=0.2)
+    void = Run("tune", 2, valid=False, invalid_reason="it failed", steal_share=0.5)
+    assert steal_sentences([quiet, void, Run("tune", 3)]) == []
+    assert steal_sentences([quiet, stolen, void])[0].startswith("In 1 of 3 runs the hypervisor took more than 1%")
 
 
 def test_the_front_is_a_table():

@@ -162,7 +162,7 @@ def figures(**changes):
 
 
 class FakeTarget:
-    client_cpu = None
+    server_cpu = client_cpu = None
 
     def __init__(self, read=120, cpu=(1.0, 1.012), dies=False):
         self.read, self.cpu, self.dies = read, iter(cpu), dies
