@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from ..tune.targets import Target
 
 OUTPUT, CONFIG = "results.msgpack", "tuned.toml"
+#: Characters in a line of what is not read on a terminal: enough for the table.
+PIPE_WIDTH = 120
 
 
 def _duration_us(_context: click.Context, parameter: click.Parameter, value: str | None) -> int | None:
@@ -258,7 +260,7 @@ def _conclude(plan: Plan, results: Results, present: Candidate, options: dict[st
         files = {"results": str(options["output"]), "config": str(options["config"])}
         click.echo(as_json(verdict, outcomes, results.settings, files))
         return
-    _print(plan, verdict, outcomes, present, load_words)
+    _print(plan, verdict, outcomes, present, results)
     serve = f"batchbridge serve --app {options['app']} --config" if options["app"] else "batchbridge serve ... --config"
     click.echo(f"\nWritten: {options['output']} and {options['config']}. To use it: {serve} {options['config']}")
 
@@ -271,15 +273,17 @@ def _load_words(results: Results) -> str:
     return f"at {rate:,.0f} requests/s offered{share}"
 
 
-def _print(plan: Plan, verdict: Verdict, outcomes: list[Outcome], present: Candidate, load_words: str) -> None:
+def _print(plan: Plan, verdict: Verdict, outcomes: list[Outcome], present: Candidate, results: Results) -> None:
     from rich.console import Console
 
-    from ..tune.report import front_table, sentences
+    from ..tune.report import front_table, sentences, steal_sentences
 
     console = Console(highlight=False)
-    console.print(f"Goal: {plan.goal}. Measured {load_words}; {len(outcomes)} settings.", soft_wrap=True)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=PIPE_WIDTH)
+    console.print(f"Goal: {plan.goal}. Measured {_load_words(results)}; {len(outcomes)} settings.", soft_wrap=True)
     console.print(front_table(verdict, present))
-    for line in sentences(verdict, outcomes, plan.route, present):
+    for line in [*sentences(verdict, outcomes, plan.route, present), *steal_sentences(results.runs)]:
         console.print(line, soft_wrap=True)
 
 

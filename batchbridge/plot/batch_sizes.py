@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..measure.results import Results, Run
-from .groups import Group, collect, evidence_note, label_of, spread_of
+from .groups import Group, collect, evidence_note, label_of, spread_of, varying
 from .sheet import NothingToDrawError, Sheet, machine_line
 from .style import COLOURS, styled
 from .throughput_latency import bars
@@ -20,6 +20,9 @@ def draw(results: Sequence[Results]) -> dict[str, Sheet]:
     groups = [group for one in results for group in collect(one) if any(run.batch_sizes for run in group.runs)]
     if not groups:
         raise NothingToDrawError("no valid run has batch sizes")
+    names = varying(groups)
+    # The order in which they ran is a shuffled one.
+    groups.sort(key=lambda group: ([str(group.parameters.get(name, 0)).rjust(12) for name in names], group.arm))
     step = -(-len(groups) // PANELS_MAX)
     shown = groups[::step]
     notes = [evidence_note(results, groups, "columns: medians of the runs, bars: {}")]

@@ -21,6 +21,7 @@ PARAMETER_WORDS = {
     "max_batch_size": "batch ≤ {}",
     "max_queue_delay_us": "delay ≤ {} µs",
     "rate_per_s": "{} requests/s",
+    "rate": "{} requests/s",
     "connections": "{} connections",
     "work_us": "{} µs of work",
     "in": "in {}",

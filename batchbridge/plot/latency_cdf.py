@@ -35,7 +35,7 @@ def draw(results: Sequence[Results]) -> dict[str, Sheet]:
         handles = [draw_line(axis, group, number) for number, group in enumerate(shown)]
         axis.set_xlabel("latency (ms)")
         axis.set_ylabel("share of requests that took longer")
-        logarithmic(axis.xaxis)
+        logarithmic(axis, "x")
         axis.set_yscale("log")
         axis.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value * 100:.10g}%"))
         rarest = min(1 / max(1, sum(count for _, count in run.histogram)) for group in shown for run in group.runs)

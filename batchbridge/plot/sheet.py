@@ -51,6 +51,7 @@ class Sheet:
     ) -> None:
         self.title, self.notes, self.footnotes = title, list(notes), list(footnotes)
         self.rows, self.columns, self.size_inches = rows, columns, size_inches
+        self._is_laid_out = False
         self._legend: list[tuple[Any, str]] = []
         with styled():
             self.figure = Figure(dpi=150, layout="constrained")
@@ -67,7 +68,9 @@ class Sheet:
     def save(self, path: Path) -> None:
         """Writes the sheet in the format that the name ends with. Raises OSError."""
         with styled():
-            self._lay_out()
+            if not self._is_laid_out:
+                self._lay_out()
+                self._is_laid_out = True
             nothing = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
             self.figure.savefig(path, metadata=nothing.get(path.suffix.lstrip("."), {}))
 

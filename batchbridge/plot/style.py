@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from contextlib import AbstractContextManager
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib as mpl
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
@@ -46,9 +46,14 @@ def batch_axis(axis: Any, largest: float) -> None:
     axis.xaxis.set_minor_locator(NullLocator())
 
 
-def logarithmic(axis: Any) -> None:
-    """A logarithmic y- or x-axis (one of matplotlib's Axis objects) with its numbers written out."""
-    axis._set_axes_scale("log")
+def logarithmic(axes: Any, which: Literal["x", "y"]) -> None:
+    """Makes one axis of a panel logarithmic, its numbers written out."""
+    {"x": axes.set_xscale, "y": axes.set_yscale}[which]("log")
+    write_out({"x": axes.xaxis, "y": axes.yaxis}[which])
+
+
+def write_out(axis: Any) -> None:
+    """The numbers of a logarithmic axis (matplotlib's Axis) as they are, and not as powers of ten."""
     axis.set_major_locator(LogLocator(10, subs=(1, 2, 5)))
     axis.set_minor_locator(LogLocator(10, subs=tuple(range(1, 10))))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))

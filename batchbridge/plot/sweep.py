@@ -14,7 +14,7 @@ from matplotlib.patches import Rectangle
 from ..measure.results import Results, Run
 from .groups import Group, collect, evidence_note
 from .sheet import NothingToDrawError, Sheet, is_open_loop, load_words, machine_line
-from .style import logarithmic, styled
+from .style import styled, write_out
 
 #: Even steps look even, in grey print and to the colour-blind as well.
 COLOUR_MAP = "cividis"
@@ -116,7 +116,7 @@ def draw_panel(sheet: Sheet, axis: Any, panel: Panel, table: Any, *, has_best: b
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=8)
     if isinstance(norm, LogNorm):
-        logarithmic(bar.ax.yaxis)
+        write_out(bar.ax.yaxis)
 
 
 def _brightness(colour: tuple[float, ...]) -> float:

@@ -39,7 +39,7 @@ def draw(results: Sequence[Results]) -> dict[str, Sheet]:
             axis.set_xlabel("throughput (1,000 requests/s)")
             axis.set_ylabel(unit)
             axis.set_xlim(left=0, right=axis.get_xlim()[1] * 1.02)
-            logarithmic(axis.yaxis)
+            logarithmic(axis, "y")
     if len(labels) > 1:
         sheet.legend(handles, labels)
     return {"": sheet}
@@ -51,7 +51,9 @@ def lines_of(groups: Sequence[Group]) -> dict[str, list[Group]]:
     One parameter runs along the line: the rate where it varies, else the connections, else the batch size.
     """
     names = varying(groups)
-    along = next((name for name in ("rate_per_s", "connections", "max_batch_size", "in") if name in names), None)
+    along = next(
+        (name for name in ("rate_per_s", "rate", "connections", "max_batch_size", "in") if name in names), None
+    )
     several_arms = len({group.arm for group in groups}) > 1
     lines: dict[str, list[Group]] = {}
     for group in groups:

@@ -36,7 +36,7 @@ def draw(results: Sequence[Results]) -> dict[str, Sheet]:
                                    "o", "-"))  # fmt: skip
         axis.set_xlabel("server CPU (µs/request)")
         axis.set_ylabel("p99 latency (ms)")
-        logarithmic(axis.yaxis)
+        logarithmic(axis, "y")
         name_points(axis, groups, costs, tails, front)
     sheet.legend(handles, (["beaten by another"] if others else []) + ["Pareto front (max_batch_size, delay)"])
     return {"": sheet}

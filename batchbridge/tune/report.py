@@ -9,12 +9,13 @@ from typing import Any
 
 from rich.table import Table
 
-from ..measure.results import ResultsError, write_atomically
+from ..measure.cost import STEAL_SHARE_MAX
+from ..measure.results import ResultsError, Run, write_atomically
 from ..measure.statistics import evidence_sentence, ratio_interval
 from .goals import Figure, Outcome, Verdict
 from .space import Candidate
 
-__all__ = ["TOML_HEADER", "as_json", "front_table", "sentences", "toml", "write_toml"]
+__all__ = ["TOML_HEADER", "as_json", "front_table", "sentences", "steal_sentences", "toml", "write_toml"]
 
 #: Files that begin so are ours to replace.
 TOML_HEADER = "# Written by batchbridge tune"
@@ -23,9 +24,9 @@ TOML_HEADER = "# Written by batchbridge tune"
 def front_table(verdict: Verdict, present: Candidate) -> Table:
     """The Pareto front: what has a lower p99 costs more, and what costs less has a higher one."""
     beside = "throughput" if verdict.goal.objective == "throughput" else "server CPU"
-    table = Table(title=f"Pareto front: p99 latency against {beside}", title_justify="left")
-    for name in ("max_batch_size", "max_queue_delay_us", "p99 µs", "95% interval", "CPU µs/request", "requests/s", ""):
-        table.add_column(name, justify="left" if name == "" else "right", no_wrap=name != "")
+    table = Table(title=f"Pareto front: p99 latency against {beside}", title_justify="left", box=None, pad_edge=False)
+    for name in ("batch size", "delay µs", "p99 µs", "95% interval", "CPU µs/request", "requests/s", ""):
+        table.add_column(name, justify="left" if name == "" else "right", no_wrap=True)
     shown = [*verdict.front, *([] if verdict.best in verdict.front else [verdict.best])]
     for outcome in shown:
         words = [
@@ -78,6 +79,17 @@ def sentences(verdict: Verdict, outcomes: Sequence[Outcome], route: str, present
     return lines
 
 
+def steal_sentences(runs: Sequence[Run]) -> list[str]:
+    """Whether the hypervisor took so much that the figures are doubtful."""
+    stolen = sum(run.valid and (run.steal_share or 0.0) > STEAL_SHARE_MAX for run in runs)
+    if not stolen:
+        return []
+    return [
+        f"In {stolen} of {len(runs)} runs the hypervisor took more than {STEAL_SHARE_MAX:.0%} of a core: "
+        "their latencies are partly its own."
+    ]
+
+
 def objective_words(verdict: Verdict) -> str:
     """What was to be best."""
     if verdict.goal.objective == "throughput":
@@ -106,7 +118,7 @@ def gain_sentences(verdict: Verdict, outcomes: Sequence[Outcome], present: Candi
         if ratio is None:
             continue
         digits = 2 if unit == "µs/request" else 0
-        change = f"{ratio.mid - 1:+.0%}" if not ratio.contains(1.0) else "within noise"
+        change = f"{ratio.mid - 1:+.0%} within blocks" if not ratio.contains(1.0) else "within noise"
         then, now = before.middle(figure), best.middle(figure)
         parts.append(f"{name} {then:,.{digits}f} → {now:,.{digits}f} {unit} ({change})")
     return [f"Against {present} as it is now: {'; '.join(parts)}."] if parts else []

@@ -6,7 +6,9 @@ stage. A sweep that was interrupted therefore goes on with exactly the runs that
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,6 +16,7 @@ from typing import Any
 
 from ..cython_ext.load import Exchange
 from ..errors import BatchBridgeError
+from ..measure.cost import CoreWatch, CostError
 from ..measure.load import LoadFigures, run_load
 from ..measure.results import Results, Run
 from .goals import Goal, GoalError, judge, outcomes_of
@@ -105,7 +108,8 @@ def run_once(
     """
     with target.serving(candidate) as serving:
         before, cpu_before_s = serving.stats(), serving.cpu_s()
-        figures = _load(plan, serving, target, exchanges, rate_per_s, seed=plan.seed + block)
+        with CoreWatch(watched_cores(target)) as watch:
+            figures = _load(plan, serving, target, exchanges, rate_per_s, seed=plan.seed + block)
         reason = figures.invalid_reason
         try:
             after, cpu_after_s = serving.stats(), serving.cpu_s()
@@ -123,6 +127,9 @@ def run_once(
     if reason is None and figures.saturated:
         reason = f"the client was idle for only {figures.idle_share:.0%} of the time, so the figures may be its own"
     sizes, mean_size = batches_between(before, after, plan.route)
+    usage = None
+    with contextlib.suppress(CostError):  # a load that failed has no measured time
+        usage = watch.between(figures.began_us, figures.ended_us)
     cpu_us = None
     if cpu_before_s is not None and cpu_after_s is not None and read > 0:
         cpu_us = (cpu_after_s - cpu_before_s) * 1e6 / read
@@ -140,6 +147,8 @@ def run_once(
         histogram=figures.histogram,
         server_cpu_us_per_request=cpu_us,
         client_idle_share=figures.idle_share,
+        steal_share=None if usage is None else usage.steal_share,
+        ipis_per_request=usage.ipis_per_request(figures.responses) if usage and target.server_cpu is not None else None,
         batch_sizes=sizes,
         mean_batch_size=mean_size,
     )
@@ -164,6 +173,12 @@ def _load(
         cpu=target.client_cpu,
         seed=seed,
     )
+
+
+def watched_cores(target: Target) -> list[int]:
+    """Cores of this machine that the run may be on, the server's first."""
+    known = [cpu for cpu in (target.server_cpu, target.client_cpu) if cpu is not None]
+    return known or sorted(os.sched_getaffinity(0))
 
 
 def batches_between(

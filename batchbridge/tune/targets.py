@@ -48,6 +48,8 @@ class Serving:
 class Target(Protocol):
     """What the sweep asks of either kind."""
 
+    server_cpu: int | None
+    """The core that the server is kept on, None where that is not known."""
     client_cpu: int | None
     """The core for the client, None for any."""
 
@@ -66,6 +68,18 @@ def settings_of(candidate: Candidate) -> dict[str, int]:
     return candidate._asdict()
 
 
+def change_policy(ask: Callable[[str, Any], Any], route: str, changes: dict[str, int]) -> None:
+    """Changes the route's policy through the admin interface that `ask` asks.
+
+    Raises TargetError where the server takes another value instead: its own limits bound it, and what would be
+    measured is not what was asked for.
+    """
+    policy = ask(f"/policy?path={quote(route, safe='')}", changes)
+    for name, value in changes.items():
+        if policy.get(name) != value:
+            raise TargetError(f"the server makes {policy.get(name)} of {name} {value}: one of its limits is lower")
+
+
 class AppTarget:
     """``batchbridge serve --app APP`` on loopback, a fresh process for each run, kept on one core."""
 
@@ -82,7 +96,7 @@ class AppTarget:
     def serving(self, candidate: Candidate) -> Iterator[Serving]:
         """As Target says."""
         with self._started() as server:
-            server.set_policy(self.route, **settings_of(candidate))
+            change_policy(server.ask, self.route, settings_of(candidate))
             yield Serving(server.host, server.port, server.stats, server.cpu_s, server.command)
 
     def put_back(self, policy: dict[str, Any]) -> None:
@@ -100,6 +114,7 @@ class RunningTarget:
     def __init__(self, admin: Address, url_host: str, url_port: int, route: str) -> None:
         self.admin, self.route = admin, route
         self.host, self.port = url_host, url_port
+        self.server_cpu: int | None = None
         self.client_cpu: int | None = None
         self._pid = pid_of_listener(admin)
 
@@ -110,15 +125,12 @@ class RunningTarget:
     @contextlib.contextmanager
     def serving(self, candidate: Candidate) -> Iterator[Serving]:
         """As Target says. The setting stays when the context ends, until the next one or `put_back`."""
-        self._change(settings_of(candidate))
+        change_policy(self.ask, self.route, settings_of(candidate))
         yield Serving(self.host, self.port, lambda: dict(self.ask("/stats")), self.cpu_s, [])
 
     def put_back(self, policy: dict[str, Any]) -> None:
         """As Target says."""
-        self._change({name: policy[name] for name in Candidate._fields})
-
-    def _change(self, changes: dict[str, Any]) -> None:
-        self.ask(f"/policy?path={quote(self.route, safe='')}", changes)
+        change_policy(self.ask, self.route, {name: policy[name] for name in Candidate._fields})
 
     def ask(self, path: str, content: Any = None) -> Any:
         """The JSON that the admin interface answers with; `content` makes it a POST. Raises TargetError."""
