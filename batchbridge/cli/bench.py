@@ -358,7 +358,7 @@ def _table(titles: Sequence[str]) -> Any:
 
     rows = Table(box=None, pad_edge=False, header_style="bold")
     for number, title in enumerate(titles):
-        rows.add_column(title, justify="right" if number else "left", no_wrap=number > 0)
+        rows.add_column(title, justify="right" if number else "left", no_wrap=number == 0)
     return rows
 
 

@@ -99,7 +99,7 @@ RULES = (
         _*(free|alloc|copy|build|clone|consume|napi_consume|napi_alloc)_skb _*sock_ _*sk_ _*lock_sock _*release_sock
         sockfs_ security_sock _*sys_(send|recv|accept|connect|shutdown|socket) reqsk_ mptcp_ _*datagram zerocopy_
         __(do|se|x64|arm64)_sys_(send|recv|accept|connect|shutdown|socket) _*(nf|nft|ipt)_ _*qdisc sch_ fq_ pfifo
-        noqueue neigh_ _*csum_ simple_copy_to_iter
+        noqueue neigh_ _*csum_ simple_copy_to_iter do_(tcp|sock|ip)_[gs]etsockopt _*sys_[gs]etsockopt
     """),
     # Before Python's: a compiled module of ours has its suffix too.
     _rule("engine", USER, r"batchbridge/cython_ext/(?!worker\.|messages\.) /liburing\.so"),
