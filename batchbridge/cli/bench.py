@@ -128,7 +128,7 @@ def _print_batching(figures: Sequence[ArmFigures], runs: Sequence[Run]) -> None:
         chosen = [one for one in figures if (one.work_us, one.connections) == (work_us, connections)]
         kernels = list(dict.fromkeys(kernel for one in chosen for kernel in one.gaps))
         titles = ["arm", "mean batch", "requests/s", "× U1", "CPU µs", *(f"G ({kernel})" for kernel in kernels)]
-        rows = _table([*titles, "p50 µs", "p99 µs"])
+        rows = _table([*titles, "client µs", "IPIs", "p50 µs", "p99 µs"])
         for one in chosen:
             rows.add_row(
                 one.arm,
@@ -137,6 +137,7 @@ def _print_batching(figures: Sequence[ArmFigures], runs: Sequence[Run]) -> None:
                 _spread(one.ratio_to_u1, "{:.2f}"),
                 _spread(one.cost_us, "{:.2f}"),
                 *(_gap(one, kernel) for kernel in kernels),
+                *("" if each is None else f"{each:.2f}" for each in (one.client_cost_us, one.ipis_per_request)),
                 *("" if each is None else f"{each:,.0f}" for each in (one.latency_p50_us, one.latency_p99_us)),
             )
         work = "" if not work_us else f", {work_us:g} µs of work a request"
@@ -344,7 +345,7 @@ def _end(results: Results, output: Path, as_json: bool) -> None:
 
     if not as_json:
         console = Console(highlight=False, soft_wrap=True)
-        console.print("\nMedians, with 95% intervals over blocks where there are several; ≥: the client was the limit.")
+        console.print("\nMedians, with 95% intervals over blocks where there are several. ≥: the client was the limit.")
         console.print(results.note)
         console.print(f"Results: {output}")
     if INTERRUPTED in results.note:

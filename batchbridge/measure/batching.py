@@ -134,6 +134,10 @@ class ArmFigures:
     """Server CPU by request: the slope, or at saturation where there is none."""
     gaps: dict[str, Interval | None] = field(default_factory=dict)
     """G against each kernel arm that was run."""
+    client_cost_us: float | None = None
+    """Client CPU by request: a copy that the server saves may be made there."""
+    ipis_per_request: float | None = None
+    """Inter-processor interrupts that the server's core took: part of the cost, and batching makes fewer of them."""
     latency_p50_us: float | None = None
     latency_p99_us: float | None = None
     """Of the latency phase, else of the closed loop."""
@@ -190,14 +194,13 @@ def figures_of(arm: str, of: dict[str, list[Run]], work_us: Any, connections: An
         [run for run in unbatched if run.parameters["phase"] == CAPACITY], "requests_per_s"
     )  # fmt: skip
     busy = [run for run in closed if (run.client_idle_share or 0.0) < IDLE_SHARE_MIN]
-    sizes = [run.mean_batch_size for run in closed if run.mean_batch_size is not None]
     return ArmFigures(
         arm=arm,
         work_us=work_us,
         connections=connections,
         blocks=len(rates),
         invalid=list(dict.fromkeys(run.invalid_reason for run in runs if run.invalid_reason is not None)),
-        mean_batch_size=median(sizes) if sizes else None,
+        mean_batch_size=middle(run.mean_batch_size for run in closed),
         requests_per_s=bootstrap_interval(list(rates.values()), median) if rates else None,
         is_client_limited=bool(closed) and len(busy) * 2 >= len(closed),
         ratio_to_u1=None if arm == UNBATCHED else ratio_interval(rates, unbatched_rates),
@@ -207,6 +210,8 @@ def figures_of(arm: str, of: dict[str, list[Run]], work_us: Any, connections: An
             for kernel in KERNEL_ARMS
             if kernel in of and arm.startswith("B")
         },
+        client_cost_us=middle(client_cost_us(run) for run in closed),
+        ipis_per_request=middle(run.ipis_per_request for run in closed),
         latency_p50_us=percentile(slow, "p50"),
         latency_p99_us=percentile(slow, "p99"),
     )
@@ -219,7 +224,19 @@ def costs_by_block(runs: Iterable[Run]) -> dict[int, float]:
     return slopes or by_block((run for run in runs if run.parameters["phase"] == CAPACITY), "server_cpu_us_per_request")
 
 
-def percentile(runs: Sequence[Run], name: str) -> float | None:
+def client_cost_us(run: Run) -> float | None:
+    """Microseconds of the client's core by request."""
+    if run.client_idle_share is None or not run.responses:
+        return None
+    return (1 - run.client_idle_share) * run.seconds * 1e6 / run.responses
+
+
+def percentile(runs: Iterable[Run], name: str) -> float | None:
     """The median over runs of a latency."""
-    values = [run.latency_us[name] for run in runs if name in run.latency_us]
-    return median(values) if values else None
+    return middle(run.latency_us.get(name) for run in runs)
+
+
+def middle(values: Iterable[float | None]) -> float | None:
+    """The median of those that are known."""
+    known = [value for value in values if value is not None]
+    return median(known) if known else None

@@ -101,14 +101,18 @@ class Experiment:
     with_profile: bool = False
     on_run: Callable[[Run], None] = lambda _run: None
     """Told of each run that is made."""
+    _known: set[str] = field(default_factory=set)
 
     def run(self, arm: Arm, phase: Phase, block: int) -> Run:
         """Makes one run and keeps it."""
         run, commands = measure_once(
             self.site, arm, phase, block, seconds=self.seconds, warmup_s=self.warmup_s, with_profile=self.with_profile
         )
-        for command in commands:
-            self.results.add_command(command)
+        # Blocks differ in ports and seeds alone: the commands of the first stand for all.
+        if (kind := f"{arm.name} {sorted(run.parameters.items())}") not in self._known:
+            self._known.add(kind)
+            for command in commands:
+                self.results.add_command(command)
         self.results.append(run)
         self.on_run(run)
         return run

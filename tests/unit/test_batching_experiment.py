@@ -160,6 +160,7 @@ def test_arms_are_set_beside_each_other():
     assert by_arm["B(64,64)"].gaps["K1"].mid == pytest.approx(2.6 / 2.8)
     assert by_arm["B(8,8)"].mean_batch_size == 7.5 and by_arm["U1"].gaps == {}
     assert by_arm["K1"].cost_us.mid == pytest.approx(5.2 * 1.04)
+    assert by_arm["U1"].client_cost_us == pytest.approx(5.2, rel=1e-3) and by_arm["U1"].ipis_per_request is None
     assert not by_arm["U1"].is_client_limited and by_arm["U1"].latency_p99_us == 500.0
 
 

@@ -113,5 +113,7 @@ def test_a_perf_that_is_not_allowed_to_look_says_why(monkeypatch, tmp_path):
     perf.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     assert "may not look at a whole core here: Access to performance monitoring" in profile.why_not()
-    with profile.Recorder(0) as recorder, pytest.raises(profile.ProfileError, match="recorded nothing: Access to"):
-        recorder.profile()
+    with profile.Recorder(0) as recorder:
+        recorder._process.wait(10)  # refused before it is asked to end
+        with pytest.raises(profile.ProfileError, match="recorded nothing: Access to"):
+            recorder.profile()
