@@ -260,12 +260,12 @@ class ServerProcess(MeasuredProcess):
     def ask(self, path: str, content: Any = None) -> Any:
         """The JSON that the admin interface answers with; `content` makes it a POST. Raises ServerError."""
         body = None if content is None else json.dumps(content).encode()
+        # Closed by the server, at once: nothing of this question is left in what is looked at next.
+        fields = {"Connection": "close"} | ({} if body is None else {"Content-Type": "application/json"})
         connection = HTTPConnection("127.0.0.1", self.admin_port)
         try:
             connection.sock = self.place.connect("127.0.0.1", self.admin_port, ADMIN_PATIENCE_S)
-            connection.request(
-                "GET" if body is None else "POST", path, body, {"Content-Type": "application/json"} if body else {}
-            )
+            connection.request("GET" if body is None else "POST", path, body, fields)
             answer = connection.getresponse()
             told = json.load(answer)
         except (OSError, HTTPException, ValueError) as error:
