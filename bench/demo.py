@@ -257,7 +257,7 @@ def sentence(summary: list[Point]) -> str:
 
 def draw(path: Path, points: dict[int, list[Point]], engine: str) -> None:
     # Here, since matplotlib takes longer to import than a run that fails early.
-    from .picture import Series, draw_panels
+    from batchbridge.plot.panels import Series, draw_panels
 
     x = [[point.batch_size for point in runs] for runs in points.values()]
     at_least = [is_at_least(point) for point in summarise(points)]

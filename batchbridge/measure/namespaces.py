@@ -19,10 +19,11 @@ import signal
 import socket
 import subprocess
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
+from typing import TypeVar
 
 from ..errors import BatchBridgeError
 
@@ -47,6 +48,8 @@ SETTINGS = {
 }
 
 COMMAND_PATIENCE_S = 20.0
+
+Result = TypeVar("Result")
 CLONE_NEWNET = 0x40000000
 
 
@@ -67,11 +70,34 @@ class Place:
         """What stands before a command so that it runs here. The process is the command's: no other one in between."""
         return () if self.namespace is None else ("nsenter", f"--net={FOLDER}/{self.namespace}")
 
-    def connect(self, host: str, port: int, timeout_s: float) -> socket.socket:
-        """A connection made from here. Raises OSError, NamespaceError."""
+    def call(self, function: Callable[[], Result]) -> Result:
+        """What the function returns, or raises, when it is called here: the sockets that it makes are of this place.
+
+        Raises OSError where the namespace is gone.
+        """
         if self.namespace is None:
-            return socket.create_connection((host, port), timeout_s)
-        return _connect_within(self.namespace, host, port, timeout_s)
+            return function()
+        outcome: list[Result] = []
+        errors: list[Exception] = []
+
+        def run(namespace: str) -> None:
+            try:
+                _enter(namespace)
+                outcome.append(function())
+            except Exception as error:
+                errors.append(error)
+
+        # A thread of its own: one that has entered a namespace does not find back.
+        thread = threading.Thread(target=run, args=(self.namespace,), name="batchbridge-namespace", daemon=True)
+        thread.start()
+        thread.join()
+        if errors:
+            raise errors[0]
+        return outcome[0]
+
+    def connect(self, host: str, port: int, timeout_s: float) -> socket.socket:
+        """A connection made from here. Raises OSError."""
+        return self.call(lambda: socket.create_connection((host, port), timeout_s))
 
 
 LOOPBACK = Place()
@@ -199,28 +225,8 @@ def _termination_as_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _connect_within(namespace: str, host: str, port: int, timeout_s: float) -> socket.socket:
-    """A socket belongs to the namespace of the thread that made it, so a thread enters, connects and is gone."""
-    made: list[socket.socket | OSError] = []
-
-    def connect() -> None:
-        try:
-            _enter(namespace)
-            made.append(socket.create_connection((host, port), timeout_s))
-        except OSError as error:
-            made.append(error)
-
-    thread = threading.Thread(target=connect, name="batchbridge-namespace", daemon=True)
-    thread.start()
-    thread.join()
-    outcome = made[0]
-    if isinstance(outcome, OSError):
-        raise outcome
-    return outcome
-
-
 def _enter(namespace: str) -> None:
-    """Moves the calling thread; there is no way for it back, since it may not know where it came from."""
+    """Moves the calling thread."""
     with Path(FOLDER, namespace).open("rb") as file:
         if ctypes.CDLL(None, use_errno=True).setns(file.fileno(), CLONE_NEWNET):
             number = ctypes.get_errno()

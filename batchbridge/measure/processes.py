@@ -24,7 +24,7 @@ from typing import Any, Self
 from urllib.parse import quote
 
 from ..errors import BatchBridgeError
-from .namespaces import LOOPBACK, NamespaceError, Place
+from .namespaces import LOOPBACK, Place
 
 __all__ = ["CommandProcess", "ServerError", "ServerProcess", "cores", "free_port", "pinned"]
 
@@ -197,7 +197,7 @@ class CommandProcess(MeasuredProcess):
     def _listens(self) -> bool:
         try:
             self.place.connect(self.host, self.port, PROBE_PATIENCE_S).close()
-        except (OSError, NamespaceError):
+        except OSError:
             return False
         return True
 

@@ -42,7 +42,7 @@ Statistic = Callable[[Sequence[float]], float]
 
 
 class Interval(NamedTuple):
-    """A figure and where it lies with the confidence asked for. One value alone tells no spread: low, high infinite."""
+    """A figure and where it lies with the confidence asked for. Without a spread (one value, no draws) infinite."""
 
     low: float
     mid: float
@@ -197,7 +197,7 @@ def _interval_of_draws(
 ) -> Interval:
     """The statistic of all `count` indices, and the percentiles of it over draws of as many with replacement."""
     mid = statistic(range(count))
-    if count < 2:
+    if count < 2 or draws == 0:
         return Interval(-math.inf, mid, math.inf)
     choose = random.Random(seed).choices
     everything = range(count)
