@@ -355,4 +355,5 @@ cdef void reap(Run *run) noexcept nogil:
         for index in range(count):
             on_completion(run, completions[index].user_data, completions[index].res, completions[index].flags)
         io_uring_cq_advance(&run.ring.uring, count)
-    ring_show_buffers(&run.ring)
+        # Within the loop: clients that found no buffer ask again, and would do so forever.
+        ring_show_buffers(&run.ring)

@@ -21,7 +21,7 @@ import random
 import re
 import socket
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -61,9 +61,6 @@ OWN_HEADERS = {"content-length", "transfer-encoding"}
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 TARGET = re.compile(r"/[\x21-\x7e]*")
 VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
-
-
-Connect = Callable[[str, int, float], socket.socket]
 
 
 class TrafficError(BatchBridgeError):
@@ -361,31 +358,19 @@ def _expectation(expect: Any) -> dict[str, Any]:
 
 
 def learn(
-    host: str,
-    port: int,
-    exchanges: Iterable[Exchange],
-    *,
-    bodies: bool = True,
-    timeout_s: float = 10.0,
-    connect: Connect | None = None,
+    host: str, port: int, exchanges: Iterable[Exchange], *, bodies: bool = True, timeout_s: float = 10.0
 ) -> list[Exchange]:
     """Asks each once, and takes what the server says as what it has to say later: status, length and checksum.
 
     What an exchange expects already stays, and is compared. `bodies`: learns checksums too, which answers that differ
-    each time do not have. `connect(host, port, timeout_s)` makes the connections, as Place.connect does. Raises
-    TrafficError where the server does not answer, answers otherwise than expected, or with a status from 400 on that
-    was not expected.
+    each time do not have. Raises TrafficError where the server does not answer, answers otherwise than expected, or
+    with a status from 400 on that was not expected.
     """
-    connect = connect or _connect
-    return [_learn_one(lambda: connect(host, port, timeout_s), exchange, bodies) for exchange in exchanges]
+    return [_learn_one(host, port, exchange, bodies, timeout_s) for exchange in exchanges]
 
 
-def _connect(host: str, port: int, timeout_s: float) -> socket.socket:
-    return socket.create_connection((host, port), timeout_s)
-
-
-def _learn_one(connect: Callable[[], socket.socket], exchange: Exchange, bodies: bool) -> Exchange:
-    status, length, crc32 = _ask(connect, exchange)
+def _learn_one(host: str, port: int, exchange: Exchange, bodies: bool, timeout_s: float) -> Exchange:
+    status, length, crc32 = _ask(host, port, exchange, timeout_s)
     if exchange.is_status_given and status not in exchange.statuses:
         wanted = " or ".join(map(str, exchange.statuses))
         raise TrafficError(f"{exchange.name} is answered with status {status} instead of {wanted}")
@@ -406,10 +391,10 @@ def _learn_one(connect: Callable[[], socket.socket], exchange: Exchange, bodies:
     return Exchange(exchange.data, **{**kept, **changes})
 
 
-def _ask(connect: Callable[[], socket.socket], exchange: Exchange) -> tuple[int, int | None, int]:
+def _ask(host: str, port: int, exchange: Exchange, timeout_s: float) -> tuple[int, int | None, int]:
     """Status, length (of HEAD: what Content-Length says) and CRC-32 of an answer's body."""
     try:
-        with connect() as connection:
+        with socket.create_connection((host, port), timeout_s) as connection:
             connection.sendall(exchange.data)
             response = HTTPResponse(connection, method=exchange.data.partition(b" ")[0].decode("latin-1"))
             response.begin()
@@ -426,7 +411,7 @@ def _ask(connect: Callable[[], socket.socket], exchange: Exchange) -> tuple[int,
                 raise TrafficError(f"{exchange.name} is answered with {length} of {told} bytes")
             return response.status, length, crc32
     except TimeoutError:
-        raise TrafficError(f"the server did not answer {exchange.name} in time") from None
+        raise TrafficError(f"{host}:{port} did not answer {exchange.name} within {timeout_s:g} s") from None
     except (OSError, HTTPException, OverflowError) as error:
         what = error.strerror if isinstance(error, OSError) and error.strerror else str(error) or type(error).__name__
-        raise TrafficError(f"the server did not answer {exchange.name}: {what.lower()}") from None
+        raise TrafficError(f"{host}:{port} did not answer {exchange.name}: {what.lower()}") from None

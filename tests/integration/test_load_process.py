@@ -192,24 +192,24 @@ def test_one_wrong_answer_is_enough(rate, kind, answer, reason):
     assert figures.invalid_reason == f"1 of the server's answers were wrong, the first of them: {reason}"
 
 
-@pytest.mark.parametrize("rate", [{}, {"rate_per_s": 200.0}, {"rate_per_s": 200.0, "pipeline": 3}], ids=str)
+@pytest.mark.parametrize("rate", [{}, {"rate_per_s": 200.0, "pipeline": 3}], ids=["closed", "open"])
 @pytest.mark.parametrize(
     ("kind", "answer"),
     [
         ("closed_early", None),
-        ("closed_early", b"HTTP/1.1 200 OK\r\nContent-Le"),
+        ("timed_out", b"HTTP/1.1 200 OK\r\nContent-Le"),
         ("malformed", b"NONSENSE\r\n\r\n"),
         ("malformed", HELLO + b"more"),
     ],
 )
 def test_one_failure_is_enough(rate, kind, answer):
     with Scripted(lambda number, _request: answer if number == 9 else HELLO) as server:
-        figures = run(server, timeout_s=0.3, **rate)
+        figures = run(server, seconds=1.0, timeout_s=0.4, **rate)
     assert not figures.is_valid
-    assert sum(figures.failures.values()) >= 1
-    assert set(figures.failures) <= {kind, "timed_out", "malformed", "reset"}
+    # What follows a cut answer on its connection is taken for the rest of it; a busy machine may be late.
+    assert figures.failures and set(figures.failures) <= {kind, "timed_out", "malformed", "reset"}
     assert figures.invalid_reason.startswith("connections failed: ")
-    assert figures.responses > 9  # it went on
+    assert figures.requests > 9  # it went on
 
 
 def closed_port() -> tuple[str, int]:

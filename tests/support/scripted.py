@@ -33,8 +33,8 @@ class Scripted:
                 return
             connection.settimeout(self.idle_s)
             self.counts.append(0)
-            threading.Thread(target=self.serve, args=(connection, self.connections), daemon=True).start()
             self.connections += 1
+            threading.Thread(target=self.serve, args=(connection, self.connections - 1), daemon=True).start()
 
     def serve(self, connection, place):
         with connection:
