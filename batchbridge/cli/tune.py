@@ -65,7 +65,7 @@ def _admin(_context: click.Context, _parameter: click.Parameter, value: str | No
               help="Goal: a p99 latency of at most this, with the least server CPU.")  # fmt: skip
 @click.option("--max-throughput", is_flag=True, help="Goal: the most requests/s, in a closed loop.")
 @click.option("--min-cpu", is_flag=True, help="Goal: the least server CPU per request.")
-@click.option("--rate", metavar="N", type=click.FloatRange(min=0, min_open=True, max=1e8),
+@click.option("--rate", metavar="N", type=click.FloatRange(min=0, min_open=True),
               help="Requests/s to offer (Poisson).  [70% of the capacity, which is measured]")  # fmt: skip
 @click.option("--sizes", metavar="N,N...", default=",".join(map(str, SIZES)), show_default=True,
               callback=_numbers("max_batch_size", lambda text, label: _number_or_text(text)),
@@ -140,6 +140,9 @@ def _tune(options: dict[str, Any], goal: Goal, target: Target) -> None:
 
     path: Path = options["output"]
     check_toml_path(options["config"])
+    for name in ("output", "config"):
+        if not options[name].absolute().parent.is_dir():
+            raise SweepError(f"--{name}: {options[name].parent} is not a folder")
     exchanges = read_requests(options["requests_file"])
     plan = Plan(
         target=options["app"] or f"{options['admin']} {options['url']}",
@@ -154,13 +157,15 @@ def _tune(options: dict[str, Any], goal: Goal, target: Target) -> None:
         rate_asked_per_s=options["rate"],
         requests_sha256=fingerprint(exchanges),
         refined=options["refine"],
+        engine=options["engine"],
+        compares_bodies=not options["any_body"],
     )
     results = _results(plan, path, options["resume"])
     policy = results.settings.get("policy") or target.policy()
     results.settings["policy"] = policy
     present = Candidate(policy["max_batch_size"], policy["max_queue_delay_us"])
     try:
-        exchanges = _prepared(plan, target, results, exchanges, learns_bodies=not options["any_body"])
+        exchanges = _prepared(plan, target, results, exchanges)
         results.save(path)
         with _progress(plan, quiet=options["as_json"]) as watch:
             sweep(plan, results, present, _measure(plan, target, exchanges, results), **watch)
@@ -189,9 +194,7 @@ def _results(plan: Plan, path: Path, resume: bool) -> Results:
     return Results("sweep", machine=machine.facts(), settings=plan.settings(), path=path)
 
 
-def _prepared(
-    plan: Plan, target: Target, results: Results, exchanges: list[Exchange], *, learns_bodies: bool
-) -> list[Exchange]:
+def _prepared(plan: Plan, target: Target, results: Results, exchanges: list[Exchange]) -> list[Exchange]:
     """The requests with their right answers, and the rate, once the server takes all settings that are to be tried."""
     from ..measure.traffic import learn
     from ..tune.run import RATE_SHARE, measure_capacity
@@ -199,7 +202,7 @@ def _prepared(
     with target.serving(Candidate(max(plan.sizes), max(plan.delays_us))):
         pass  # what the server would refuse, it refuses now
     with target.serving(Candidate(min(plan.sizes), min(plan.delays_us))) as serving:
-        learnt = learn(serving.host, serving.port, exchanges, bodies=learns_bodies)
+        learnt = learn(serving.host, serving.port, exchanges, bodies=plan.compares_bodies)
     if plan.to_saturation:
         results.settings["rate_per_s"] = None
     elif plan.rate_asked_per_s is not None:
