@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from ..tune.targets import Target
 
 OUTPUT, CONFIG = "results.msgpack", "tuned.toml"
+#: Settings that the second stage is expected to have: the best, the present one, and those around the best.
+REFINED_SETTINGS = 5
 #: Characters in a line of what is not read on a terminal: enough for the table.
 PIPE_WIDTH = 120
 
@@ -134,7 +136,7 @@ def _target(options: dict[str, Any]) -> Target:
 
 
 def _tune(options: dict[str, Any], goal: Goal, target: Target) -> None:
-    from ..measure.traffic import read_requests
+    from ..measure.traffic import parse_url, read_requests
     from ..tune.report import check_toml_path
     from ..tune.run import Plan, SweepError, fingerprint, sweep
 
@@ -143,7 +145,8 @@ def _tune(options: dict[str, Any], goal: Goal, target: Target) -> None:
     for name in ("output", "config"):
         if not options[name].absolute().parent.is_dir():
             raise SweepError(f"--{name}: {options[name].parent} is not a folder")
-    exchanges = read_requests(options["requests_file"])
+    host = parse_url(options["url"]).authority if options["url"] else "127.0.0.1"
+    exchanges = read_requests(options["requests_file"], host=host)
     plan = Plan(
         target=options["app"] or f"{options['admin']} {options['url']}",
         route=options["route"],
@@ -170,9 +173,8 @@ def _tune(options: dict[str, Any], goal: Goal, target: Target) -> None:
         with _progress(plan, quiet=options["as_json"]) as watch:
             sweep(plan, results, present, _measure(plan, target, exchanges, results), **watch)
     except KeyboardInterrupt:
-        raise SweepError(
-            f"interrupted; {len(results.runs)} runs are in {path}: the same command with --resume goes on"
-        ) from None
+        kept = f"{len(results.runs)} runs are in {path}: the same command with --resume goes on"
+        raise SweepError(f"interrupted; {kept if path.exists() else 'no run was made yet'}") from None
     finally:
         target.put_back(policy)
     _conclude(plan, results, present, options)
@@ -233,18 +235,22 @@ def _progress(plan: Plan, *, quiet: bool) -> Iterator[dict[str, Any]]:
     console = Console(stderr=True, quiet=quiet)
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("tuning", total=None)
-        state = {"planned": 0, "stage": 0}
+        made = stage = 0
 
-        def on_stage(planned: int, missing: int) -> None:
-            state["planned"] += planned
-            state["stage"] += 1
-            bar.update(task, total=state["planned"], completed=state["planned"] - missing)
+        def on_stage(_planned: int, missing: int) -> None:
+            nonlocal stage
+            stage += 1
+            # How many runs the second stage has is known when it begins.
+            later = REFINED_SETTINGS * plan.blocks if stage == 1 and plan.refined else 0
+            bar.update(task, total=made + missing + later)
 
         def on_run(block: int, candidate: Candidate) -> None:
-            name = "coarse" if state["stage"] == 1 else "refined"
+            name = "coarse" if stage == 1 else "refined"
             bar.update(task, description=f"{name}, block {block + 1}: {candidate}")
 
         def after_run() -> None:
+            nonlocal made
+            made += 1
             bar.advance(task)
 
         yield {"on_stage": on_stage, "on_run": on_run, "after_run": after_run}

@@ -23,10 +23,10 @@ TOML_HEADER = "# Written by batchbridge tune"
 
 def front_table(verdict: Verdict, present: Candidate) -> Table:
     """The Pareto front: what has a lower p99 costs more, and what costs less has a higher one."""
-    beside = "throughput" if verdict.goal.objective == "throughput" else "server CPU"
+    beside = "throughput" if verdict.goal.objective == "throughput" else "server CPU per request"
     table = Table(title=f"Pareto front: p99 latency against {beside}", title_justify="left", box=None, pad_edge=False)
-    for name in ("batch size", "delay µs", "p99 µs", "95% interval", "CPU µs/request", "requests/s", ""):
-        table.add_column(name, justify="left" if name == "" else "right", no_wrap=True)
+    for name in ("batch size", "delay µs", "p99 µs", "95% interval", "CPU µs", "requests/s", ""):
+        table.add_column(name, justify="left" if name == "" else "right", no_wrap=name != "")
     shown = [*verdict.front, *([] if verdict.best in verdict.front else [verdict.best])]
     for outcome in shown:
         words = [
