@@ -12,7 +12,7 @@ from rich.table import Table
 from ..measure.cost import STEAL_SHARE_MAX
 from ..measure.results import ResultsError, Run, write_atomically
 from ..measure.statistics import evidence_sentence, ratio_interval
-from .goals import Figure, Outcome, Verdict
+from .goals import AS_GOOD_SHARE, Figure, Outcome, Verdict
 from .space import Candidate
 
 __all__ = ["TOML_HEADER", "as_json", "front_table", "sentences", "steal_sentences", "toml", "write_toml"]
@@ -69,7 +69,7 @@ def sentences(verdict: Verdict, outcomes: Sequence[Outcome], route: str, present
             f"Within noise of it in {objective_words(verdict)}: "
             f"{'; '.join(str(outcome.candidate) for outcome in verdict.equals[:4])}"
             f"{f' and {len(verdict.equals) - 4} more' if len(verdict.equals) > 4 else ''}. "
-            "Of these it has the least p99."
+            f"Of those that are not worse by {AS_GOOD_SHARE:.0%} it has the least p99."
         )
     for outcome in verdict.left_out:
         lines.append(f"Left out: {outcome.candidate}, since {outcome.invalid_reason}.")
