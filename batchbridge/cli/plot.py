@@ -16,14 +16,16 @@ if TYPE_CHECKING:
 
 FORMATS = ("png", "svg", "pdf")
 FORMAT = FORMATS[0]
+#: Under the help: what each figure shows.
+EPILOG = "\b\nFigures:\n" + "\n".join(f"  {name:20}{figure.help}" for name, figure in FIGURES.items())
 
 
-@click.command()
+@click.command(epilog=EPILOG)
 @click.argument("files", metavar="RESULTS...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option("-o", "--output", metavar="DIR|FILE", type=click.Path(path_type=Path),
               help="Folder for the pictures, or one picture's name.  [the current folder]")  # fmt: skip
 @click.option("--format", "picture_format", type=click.Choice(FORMATS), help=f"Of the pictures.  [{FORMAT}]")
-@click.option("--figure", "figures", multiple=True, type=click.Choice(tuple(FIGURES)),
+@click.option("--figure", "figures", multiple=True, type=click.Choice(tuple(FIGURES)), metavar="NAME",
               help="Only this figure. Repeatable.  [all that the file has]")  # fmt: skip
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON instead.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print the runs as CSV instead.")

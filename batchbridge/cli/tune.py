@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from ..tune.targets import Target
 
 OUTPUT, CONFIG = "results.msgpack", "tuned.toml"
+#: Settings that the second stage is expected to have: the best, the present one, and those around the best.
+REFINED_SETTINGS = 5
 #: Characters in a line of what is not read on a terminal: enough for the table.
 PIPE_WIDTH = 120
 
@@ -65,7 +67,7 @@ def _admin(_context: click.Context, _parameter: click.Parameter, value: str | No
               help="Goal: a p99 latency of at most this, with the least server CPU.")  # fmt: skip
 @click.option("--max-throughput", is_flag=True, help="Goal: the most requests/s, in a closed loop.")
 @click.option("--min-cpu", is_flag=True, help="Goal: the least server CPU per request.")
-@click.option("--rate", metavar="N", type=click.FloatRange(min=0, min_open=True, max=1e8),
+@click.option("--rate", metavar="N", type=click.FloatRange(min=0, min_open=True),
               help="Requests/s to offer (Poisson).  [70% of the capacity, which is measured]")  # fmt: skip
 @click.option("--sizes", metavar="N,N...", default=",".join(map(str, SIZES)), show_default=True,
               callback=_numbers("max_batch_size", lambda text, label: _number_or_text(text)),
@@ -134,13 +136,17 @@ def _target(options: dict[str, Any]) -> Target:
 
 
 def _tune(options: dict[str, Any], goal: Goal, target: Target) -> None:
-    from ..measure.traffic import read_requests
+    from ..measure.traffic import parse_url, read_requests
     from ..tune.report import check_toml_path
     from ..tune.run import Plan, SweepError, fingerprint, sweep
 
     path: Path = options["output"]
     check_toml_path(options["config"])
-    exchanges = read_requests(options["requests_file"])
+    for name in ("output", "config"):
+        if not options[name].absolute().parent.is_dir():
+            raise SweepError(f"--{name}: {options[name].parent} is not a folder")
+    host = parse_url(options["url"]).authority if options["url"] else "127.0.0.1"
+    exchanges = read_requests(options["requests_file"], host=host)
     plan = Plan(
         target=options["app"] or f"{options['admin']} {options['url']}",
         route=options["route"],
@@ -154,20 +160,21 @@ def _tune(options: dict[str, Any], goal: Goal, target: Target) -> None:
         rate_asked_per_s=options["rate"],
         requests_sha256=fingerprint(exchanges),
         refined=options["refine"],
+        engine=options["engine"],
+        compares_bodies=not options["any_body"],
     )
     results = _results(plan, path, options["resume"])
     policy = results.settings.get("policy") or target.policy()
     results.settings["policy"] = policy
     present = Candidate(policy["max_batch_size"], policy["max_queue_delay_us"])
     try:
-        exchanges = _prepared(plan, target, results, exchanges, learns_bodies=not options["any_body"])
+        exchanges = _prepared(plan, target, results, exchanges)
         results.save(path)
         with _progress(plan, quiet=options["as_json"]) as watch:
             sweep(plan, results, present, _measure(plan, target, exchanges, results), **watch)
     except KeyboardInterrupt:
-        raise SweepError(
-            f"interrupted; {len(results.runs)} runs are in {path}: the same command with --resume goes on"
-        ) from None
+        kept = f"{len(results.runs)} runs are in {path}: the same command with --resume goes on"
+        raise SweepError(f"interrupted; {kept if path.exists() else 'no run was made yet'}") from None
     finally:
         target.put_back(policy)
     _conclude(plan, results, present, options)
@@ -189,9 +196,7 @@ def _results(plan: Plan, path: Path, resume: bool) -> Results:
     return Results("sweep", machine=machine.facts(), settings=plan.settings(), path=path)
 
 
-def _prepared(
-    plan: Plan, target: Target, results: Results, exchanges: list[Exchange], *, learns_bodies: bool
-) -> list[Exchange]:
+def _prepared(plan: Plan, target: Target, results: Results, exchanges: list[Exchange]) -> list[Exchange]:
     """The requests with their right answers, and the rate, once the server takes all settings that are to be tried."""
     from ..measure.traffic import learn
     from ..tune.run import RATE_SHARE, measure_capacity
@@ -199,7 +204,7 @@ def _prepared(
     with target.serving(Candidate(max(plan.sizes), max(plan.delays_us))):
         pass  # what the server would refuse, it refuses now
     with target.serving(Candidate(min(plan.sizes), min(plan.delays_us))) as serving:
-        learnt = learn(serving.host, serving.port, exchanges, bodies=learns_bodies)
+        learnt = learn(serving.host, serving.port, exchanges, bodies=plan.compares_bodies)
     if plan.to_saturation:
         results.settings["rate_per_s"] = None
     elif plan.rate_asked_per_s is not None:
@@ -230,18 +235,22 @@ def _progress(plan: Plan, *, quiet: bool) -> Iterator[dict[str, Any]]:
     console = Console(stderr=True, quiet=quiet)
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("tuning", total=None)
-        state = {"planned": 0, "stage": 0}
+        made = stage = 0
 
-        def on_stage(planned: int, missing: int) -> None:
-            state["planned"] += planned
-            state["stage"] += 1
-            bar.update(task, total=state["planned"], completed=state["planned"] - missing)
+        def on_stage(_planned: int, missing: int) -> None:
+            nonlocal stage
+            stage += 1
+            # How many runs the second stage has is known when it begins.
+            later = REFINED_SETTINGS * plan.blocks if stage == 1 and plan.refined else 0
+            bar.update(task, total=made + missing + later)
 
         def on_run(block: int, candidate: Candidate) -> None:
-            name = "coarse" if state["stage"] == 1 else "refined"
+            name = "coarse" if stage == 1 else "refined"
             bar.update(task, description=f"{name}, block {block + 1}: {candidate}")
 
         def after_run() -> None:
+            nonlocal made
+            made += 1
             bar.advance(task)
 
         yield {"on_stage": on_stage, "on_run": on_run, "after_run": after_run}

@@ -27,6 +27,9 @@ ByBlock = dict[int, float]
 #: An open loop's rate is answered where at least this share of it is: the last requests may come after the end.
 KEPT_UP_SHARE = 0.95
 
+#: A median that is worse by no more than this is as good, where the difference lies within noise too.
+AS_GOOD_SHARE = 0.05
+
 
 class GoalError(BatchBridgeError):
     """A goal that makes no sense, or that no setting met: one sentence, with the best that there was."""
@@ -127,7 +130,8 @@ def judge(outcomes: Sequence[Outcome], goal: Goal) -> Verdict:
     """The recommendation. Raises GoalError: no setting is valid or holds the goal, or what it needs is unknown.
 
     Of the settings that hold the goal (firmly, where any does), the best is looked for; of those that lie within noise
-    of it, the one with the least p99 is taken: it costs nothing and leaves the widest margin.
+    of it, and whose median is nearly as good, the one with the least p99 is taken: it leaves the widest margin. With
+    few blocks much lies within noise, so noise alone would let a much worse one pass.
     """
     left_out = [outcome for outcome in outcomes if outcome.invalid_reason is not None]
     measured = [outcome for outcome in outcomes if outcome.invalid_reason is None and outcome.p99_us]
@@ -148,7 +152,8 @@ def judge(outcomes: Sequence[Outcome], goal: Goal) -> Verdict:
     holding, is_firm = _holding(valid, goal)
     top = _best(holding, figure)
     near = [outcome for outcome in holding if outcome is top or within_noise(outcome, top, figure)]
-    best = min(near, key=lambda outcome: (outcome.middle("p99_us"), outcome.candidate))
+    as_good = [outcome for outcome in near if _worse_by(outcome, top, figure) <= AS_GOOD_SHARE]
+    best = min(as_good, key=lambda outcome: (outcome.middle("p99_us"), outcome.candidate))
     return Verdict(
         goal=goal,
         best=best,
@@ -178,6 +183,14 @@ def _holding(valid: Sequence[Outcome], goal: Goal) -> tuple[list[Outcome], bool]
 def _best(outcomes: Sequence[Outcome], figure: Figure) -> Outcome:
     sign = -1 if figure == "requests_per_s" else 1
     return min(outcomes, key=lambda outcome: (sign * outcome.middle(figure), outcome.candidate))
+
+
+def _worse_by(outcome: Outcome, top: Outcome, figure: Figure) -> float:
+    """By which share the median is worse than the top's."""
+    if outcome is top:
+        return 0.0
+    a, b = outcome.middle(figure), top.middle(figure)
+    return b / a - 1 if figure == "requests_per_s" else a / b - 1
 
 
 def front_of(outcomes: Sequence[Outcome], figure: Figure) -> list[Outcome]:

@@ -12,7 +12,7 @@ from rich.table import Table
 from ..measure.cost import STEAL_SHARE_MAX
 from ..measure.results import ResultsError, Run, write_atomically
 from ..measure.statistics import evidence_sentence, ratio_interval
-from .goals import Figure, Outcome, Verdict
+from .goals import AS_GOOD_SHARE, Figure, Outcome, Verdict
 from .space import Candidate
 
 __all__ = ["TOML_HEADER", "as_json", "front_table", "sentences", "steal_sentences", "toml", "write_toml"]
@@ -23,10 +23,10 @@ TOML_HEADER = "# Written by batchbridge tune"
 
 def front_table(verdict: Verdict, present: Candidate) -> Table:
     """The Pareto front: what has a lower p99 costs more, and what costs less has a higher one."""
-    beside = "throughput" if verdict.goal.objective == "throughput" else "server CPU"
+    beside = "throughput" if verdict.goal.objective == "throughput" else "server CPU per request"
     table = Table(title=f"Pareto front: p99 latency against {beside}", title_justify="left", box=None, pad_edge=False)
-    for name in ("batch size", "delay µs", "p99 µs", "95% interval", "CPU µs/request", "requests/s", ""):
-        table.add_column(name, justify="left" if name == "" else "right", no_wrap=True)
+    for name in ("batch size", "delay µs", "p99 µs", "95% interval", "CPU µs", "requests/s", ""):
+        table.add_column(name, justify="left" if name == "" else "right", no_wrap=name != "")
     shown = [*verdict.front, *([] if verdict.best in verdict.front else [verdict.best])]
     for outcome in shown:
         words = [
@@ -69,7 +69,7 @@ def sentences(verdict: Verdict, outcomes: Sequence[Outcome], route: str, present
             f"Within noise of it in {objective_words(verdict)}: "
             f"{'; '.join(str(outcome.candidate) for outcome in verdict.equals[:4])}"
             f"{f' and {len(verdict.equals) - 4} more' if len(verdict.equals) > 4 else ''}. "
-            "Of these it has the least p99."
+            f"Of those that are not worse by {AS_GOOD_SHARE:.0%} it has the least p99."
         )
     for outcome in verdict.left_out:
         lines.append(f"Left out: {outcome.candidate}, since {outcome.invalid_reason}.")

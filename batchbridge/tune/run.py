@@ -53,6 +53,10 @@ class Plan:
     requests_sha256: str
     """Of the requests as they are sent."""
     refined: bool = True
+    engine: str = "auto"
+    """Of an app that is served here."""
+    compares_bodies: bool = True
+    """Answers are compared with what was learnt byte by byte, and not by their length alone."""
     seed: int = 1
 
     @property

@@ -43,6 +43,8 @@ def run(capsys, tmp_path, monkeypatch):
         ([*APP, "--min-cpu", "--blocks", "0"], 2, "--blocks"),
         ([*APP, "--min-cpu", "--seconds", "0"], 2, "--seconds"),
         ([*APP, "--min-cpu"], 1, "the server did not start"),
+        ([*APP, "--min-cpu", "--output", "none/a.msgpack"], 1, "--output: none is not a folder"),
+        ([*APP, "--min-cpu", "--config", "none/a.toml"], 1, "--config: none is not a folder"),
         ([*ADMIN, "--min-cpu"], 1, "cannot ask http://127.0.0.1:1: connection refused; is a server running"),
         ([*APP, "--min-cpu", "--resume"], 1, "results.msgpack cannot be read: no such file"),
     ],

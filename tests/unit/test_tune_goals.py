@@ -50,6 +50,14 @@ def test_within_noise_the_least_p99_is_taken():
     assert verdict.best is a and verdict.equals == [b]
 
 
+def test_a_much_worse_median_is_not_taken_because_blocks_are_few():
+    good = Outcome(Candidate(8, 0), {0: 1900, 1: 1910}, {0: 5.0, 1: 7.0})
+    worse = Outcome(Candidate(16, 0), {0: 900, 1: 910}, {0: 9.0, 1: 6.5})
+    assert within_noise(good, worse, "cpu_us")
+    verdict = judge([good, worse], Goal("cpu", 2000))
+    assert verdict.best is good and verdict.equals == [worse]
+
+
 def test_without_common_blocks_intervals_are_compared():
     a = Outcome(Candidate(8, 0), cpu_us={0: 5.0, 1: 5.2, 2: 5.1})
     b = Outcome(Candidate(16, 0), cpu_us={3: 5.15, 4: 5.3, 5: 5.2})
@@ -60,7 +68,7 @@ def test_without_common_blocks_intervals_are_compared():
 
 def test_one_block_leaves_all_within_noise():
     a = Outcome(Candidate(8, 0), {0: 1900}, {0: 5.0})
-    b = Outcome(Candidate(16, 0), {0: 900}, {0: 9.0})
+    b = Outcome(Candidate(16, 0), {0: 900}, {0: 5.2})
     verdict = judge([a, b], Goal("cpu", 2000))
     assert verdict.best is b and verdict.equals == [a] and not verdict.is_firm
 

@@ -38,8 +38,8 @@ BEST, SLOW, NOW = (
 OUTCOMES = [BEST, SLOW, NOW]
 
 
-def text_of(*shown):
-    console = Console(width=120, highlight=False)
+def text_of(*shown, width=120):
+    console = Console(width=width, highlight=False)
     with console.capture() as captured:
         for each in shown:
             console.print(each, soft_wrap=isinstance(each, str))
@@ -94,6 +94,7 @@ def test_the_front_is_a_table():
     assert [line.split()[:3] for line in lines[2:4]] == [["32", "0", "1,212"], ["64", "400", "2,525"]]
     assert lines[2].rstrip().endswith("recommended") and "1,200 to 1,224" in lines[2]
     assert len(lines) == 4, "the present setting is beaten"
+    assert "…" not in text_of(front_table(verdict, PRESENT), width=80), "a plain terminal is wide enough"
     unknown = [Outcome(Candidate(1, 0), {0: 900.0}, {}, {0: 100.0})]
     assert "unknown" in text_of(front_table(judge(unknown, Goal("cpu", 2000)), Candidate(1, 0)))
     assert "as it is now" in text_of(front_table(judge(unknown, Goal("cpu", 2000)), Candidate(1, 0)))

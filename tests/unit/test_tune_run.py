@@ -130,6 +130,7 @@ def test_a_goal_that_nothing_holds_is_looked_for_near_the_least_p99():
     {"target": "other.py:server"}, {"route": "/other"}, {"goal": Goal("cpu", 1)}, {"goal": Goal("throughput", 2000)},
     {"sizes": (1,)}, {"delays_us": (0,)}, {"blocks": 3}, {"seconds": 2.0}, {"warmup_s": 0.0}, {"connections": 9},
     {"rate_asked_per_s": None}, {"requests_sha256": "1"}, {"refined": False}, {"seed": 2},
+    {"engine": "epoll"}, {"compares_bodies": False},
 ])  # fmt: skip
 def test_another_setting_cannot_be_resumed(change, tmp_path):
     path = tmp_path / "results.msgpack"
