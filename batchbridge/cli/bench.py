@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from ..measure.statistics import Interval
     from ..measure.versus import ServerFigures
 
+FILE_WIDTH = 160
 INTERRUPTED = "Interrupted: not all runs were made."
 
 NEW_FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
@@ -113,7 +115,9 @@ def _plan(default: Plan, asked: dict[str, Any]) -> Plan:
     sizes = asked.pop("sizes")
     changes = {name: value for name, value in asked.items() if value not in (None, ())}
     if sizes:
-        changes["pairs"] = tuple((i, o) for i in sorted(set(sizes)) for o in sorted(set(sizes)))
+        # The pair (1, 1) is always among them: it is the A/A arm.
+        pairs = {(1, 1), *((size_in, size_out) for size_in in sizes for size_out in sizes)}
+        changes["pairs"] = tuple(sorted(pairs))
     for name in ("connections", "works_us"):
         if name in changes:
             changes[name] = tuple(sorted(set(changes[name])))
@@ -121,27 +125,25 @@ def _plan(default: Plan, asked: dict[str, Any]) -> Plan:
 
 
 def _print_batching(figures: Sequence[ArmFigures], runs: Sequence[Run]) -> None:
-    from rich.console import Console
-
-    console = Console(highlight=False)
+    console = _console()
     for work_us, connections in dict.fromkeys((one.work_us, one.connections) for one in figures):
         chosen = [one for one in figures if (one.work_us, one.connections) == (work_us, connections)]
         kernels = list(dict.fromkeys(kernel for one in chosen for kernel in one.gaps))
-        titles = ["arm", "mean batch", "requests/s", "× U1", "CPU µs", *(f"G ({kernel})" for kernel in kernels)]
+        titles = ["arm", "mean batch", "1,000/s", "× U1", "CPU µs", *(f"G ({kernel})" for kernel in kernels)]
         rows = _table([*titles, "client µs", "IPIs", "p50 µs", "p99 µs"])
         for one in chosen:
             rows.add_row(
                 one.arm,
                 "" if one.mean_batch_size is None else f"{one.mean_batch_size:.1f}",
-                ("≥ " if one.is_client_limited else "") + _spread(one.requests_per_s, "{:,.0f}"),
+                ("≥ " if one.is_client_limited else "") + _spread(one.requests_per_s, "{:,.1f}", 1e-3),
                 _spread(one.ratio_to_u1, "{:.2f}"),
                 _spread(one.cost_us, "{:.2f}"),
                 *(_gap(one, kernel) for kernel in kernels),
                 *("" if each is None else f"{each:.2f}" for each in (one.client_cost_us, one.ipis_per_request)),
                 *("" if each is None else f"{each:,.0f}" for each in (one.latency_p50_us, one.latency_p99_us)),
             )
-        work = "" if not work_us else f", {work_us:g} µs of work a request"
-        console.print(f"\n[bold]{connections:,} connections{work}[/]")
+        work = f", {work_us:g} µs of work a request" if work_us else ""
+        console.print(f"\n[bold]{connections:,.0f} connections{work}[/]")
         console.print(rows)
         _print_invalid(console, chosen)
     _print_profiles(console, runs)
@@ -240,14 +242,12 @@ def _asked(path: str, requests: Path | None, urls: Path | None) -> list[Exchange
 
 
 def _print_versus(figures: Sequence[ServerFigures], runs: Sequence[Run]) -> None:
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    rows = _table(["server", "requests/s", "× last", "CPU µs", "× last", "p50 µs", "p99 µs"])
+    console = _console()
+    rows = _table(["server", "1,000/s", "× last", "CPU µs", "× last", "p50 µs", "p99 µs"])
     for one in figures:
         rows.add_row(
             one.arm,
-            ("≥ " if one.is_client_limited else "") + _spread(one.requests_per_s, "{:,.0f}"),
+            ("≥ " if one.is_client_limited else "") + _spread(one.requests_per_s, "{:,.1f}", 1e-3),
             _spread(one.ratio, "{:.2f}"),
             _spread(one.cost_us, "{:.2f}"),
             _spread(one.cost_ratio, "{:.2f}"),
@@ -333,44 +333,50 @@ def _finish(results: Results, notes: Sequence[str], as_json: bool, figures: Sequ
 
 def _print_invalid(console: Any, figures: Sequence[ArmFigures | ServerFigures]) -> None:
     for one in figures:
-        for reason in one.invalid:
-            console.print(f"[red]invalid[/] {one.arm}: {reason}", soft_wrap=True)
+        if one.invalid:
+            more = f" (and {len(one.invalid) - 1} more reasons)" if one.invalid[1:] else ""
+            console.print(f"[red]invalid[/] {one.arm}: {one.invalid[0]}{more}", soft_wrap=True)
 
 
 def _end(results: Results, output: Path, as_json: bool) -> None:
     """Says how to read the tables. Raises where no run was valid, or not all were made, so that the status tells."""
-    from rich.console import Console
-
     from ..measure.experiment import ExperimentError
 
     if not as_json:
-        console = Console(highlight=False, soft_wrap=True)
+        console = _console()
         console.print("\nMedians, with 95% intervals over blocks where there are several. ≥: the client was the limit.")
-        console.print(results.note)
-        console.print(f"Results: {output}")
+        for line in (results.note, f"Results: {output}"):
+            console.print(line, soft_wrap=True)
     if INTERRUPTED in results.note:
         raise click.Abort
     if not any(run.valid for run in results.runs):
         raise ExperimentError("no run was valid, so there are no figures")
 
 
+def _console() -> Any:
+    """Standard output; wide where it is no terminal, so that a file has whole tables."""
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=FILE_WIDTH)
+
+
 def _table(titles: Sequence[str]) -> Any:
+    """A table whose cells are folded where the terminal is narrow: no digit is left out."""
     from rich.table import Table
 
     rows = Table(box=None, pad_edge=False, header_style="bold")
     for number, title in enumerate(titles):
-        rows.add_column(title, justify="right" if number else "left", no_wrap=number == 0)
+        rows.add_column(title, justify="right" if number else "left", no_wrap=number == 0, overflow="fold")
     return rows
 
 
-def _spread(interval: Interval | None, form: str) -> str:
+def _spread(interval: Interval | None, form: str, scale: float = 1.0) -> str:
     """The middle, and the interval where there is one."""
     if interval is None:
         return ""
-    bounds = [interval.low, interval.high]
-    if any(abs(bound) == float("inf") for bound in bounds):
-        return form.format(interval.mid)
-    return f"{form.format(interval.mid)} [dim]{'–'.join(form.format(bound) for bound in bounds)}[/]"
+    low, middle, high = (form.format(value * scale) for value in interval)
+    return middle if math.isinf(interval.high) else f"{middle} [dim]{low}–{high}[/]"
 
 
 def _duration(seconds: float) -> str:

@@ -35,6 +35,9 @@ SIZES = (1, 8, 64, 256)
 
 #: The longest that a batch waits to be full in an open loop.
 FILL_DELAY_US = 20_000
+#: Files take no work, so they stand beside the arms that have none.
+NO_WORK: dict[str, float | str] = {"work_us": 0}
+
 #: The setting that has a kernel thread send, on that core.
 SQPOLL = "sqpoll"
 
@@ -137,7 +140,7 @@ class QuestionArms:
                 self.missing[name] = "this build's kernel engine has no kernel thread that sends (--sqpoll)"
                 continue
             start, requests = self._file_server(spins), workload.exchanges("python")
-            arms.append(Arm(name, what, start, requests, spins=spins, hits_in_kernel=True))
+            arms.append(Arm(name, what, start, requests, NO_WORK, spins=spins, hits_in_kernel=True))
         return arms
 
     def _file_server(self, spins: bool) -> Callable[[Place, int, Phase], MeasuredProcess]:
@@ -156,7 +159,7 @@ class QuestionArms:
             self.missing["nginx"] = "nginx is not installed"
             return []
         what = "files with the same answers, everything cached that it caches"
-        return [Arm("nginx", what, self._nginx, workload.exchanges("python"), program="nginx")]
+        return [Arm("nginx", what, self._nginx, workload.exchanges("python"), NO_WORK, program="nginx")]
 
     def _nginx(self, place: Place, cpu: int, _phase: Phase) -> MeasuredProcess:
         port = free_port() if place.namespace is None else RIVAL_PORT

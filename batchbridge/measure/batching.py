@@ -105,7 +105,7 @@ def slowest_capacity(runs: Iterable[Run], work_us: int) -> float:
     """Requests/s of the slowest arm that was valid, at its best number of connections; 0 where none was."""
     best: dict[str, float] = {}
     for run in runs:
-        if run.valid and run.parameters["phase"] == CAPACITY and run.parameters.get("work_us", work_us) == work_us:
+        if run.valid and run.parameters["phase"] == CAPACITY and run.parameters["work_us"] == work_us:
             best[run.arm] = max(best.get(run.arm, 0.0), run.requests_per_s)
     return min(best.values(), default=0.0)
 
@@ -118,7 +118,7 @@ class ArmFigures:
     """An arm with so many connections and so much work: medians, and intervals over blocks. None: not known."""
 
     arm: str
-    work_us: float | None
+    work_us: float
     connections: float
     blocks: int
     """Blocks with a valid closed-loop run."""
@@ -161,14 +161,13 @@ def plain(value: Any) -> Any:
 def summarise(runs: Sequence[Run]) -> list[ArmFigures]:
     """The figures of every arm, for each amount of work and number of connections that had a closed loop."""
     capacity = [run for run in runs if run.parameters.get("phase") == CAPACITY]
-    works: set[float | str | None] = {run.parameters["work_us"] for run in capacity if "work_us" in run.parameters}
     found = []
-    for work_us in sorted(works or {None}, key=str):
-        for connections in sorted({run.parameters["connections"] for run in capacity}, key=str):
+    for work_us in sorted({float(run.parameters["work_us"]) for run in capacity}):
+        for connections in sorted({float(run.parameters["connections"]) for run in capacity}):
             chosen = [
                 run
                 for run in runs
-                if run.parameters.get("work_us", work_us) == work_us and run.parameters["connections"] == connections
+                if run.parameters["work_us"] == work_us and run.parameters["connections"] == connections
             ]
             of = {arm: [run for run in chosen if run.arm == arm] for arm in dict.fromkeys(run.arm for run in chosen)}
             found += [figures_of(arm, of, work_us, connections) for arm in sorted(of, key=place_of)]
@@ -182,7 +181,7 @@ def place_of(arm: str) -> tuple[int, list[int], str]:
     return kind, sizes, arm
 
 
-def figures_of(arm: str, of: dict[str, list[Run]], work_us: Any, connections: Any) -> ArmFigures:
+def figures_of(arm: str, of: dict[str, list[Run]], work_us: float, connections: float) -> ArmFigures:
     """One arm's, out of the runs of all arms."""
     runs = of[arm]
     closed = [run for run in runs if run.valid and run.parameters["phase"] == CAPACITY]

@@ -45,7 +45,8 @@ def draw(results: Sequence[Results]) -> dict[str, Sheet]:
     Raises NothingToDrawError without a valid run of a batched arm.
     """
     sheets: dict[str, Sheet] = {}
-    runs = [run for one in results for run in one.runs if run.valid]
+    # One connection alone makes no batches: its runs tell latencies.
+    runs = [run for one in results for run in one.runs if run.valid and run.parameters.get("phase") != "lone"]
     settings = list(dict.fromkeys(setting_of(run) for run in runs if is_batched(run)))
     for setting in settings:
         chosen = [run for run in runs if all(run.parameters.get(name, value) == value for name, value in setting)]

@@ -55,6 +55,7 @@ def test_kernel_arms_exist_as_soon_as_the_kernel_engine_does(monkeypatch):
         found = {arm.name: arm for arm in arms.of(0, 0)}
         assert found["K0"].spins and found["K0"].hits_in_kernel and not found["K1"].spins
         assert not {"K0", "K1", "nginx"} & {arm.name for arm in arms.of(10, 50)}, "files take no work"
+        assert all(arm.parameters["work_us"] == 0 for arm in found.values())
         assert (arms.root / "v" / "0017").read_bytes() == workload.answer(17)
     assert not arms.root.exists()
 
@@ -190,12 +191,11 @@ def test_invalid_runs_are_reasons_and_no_numbers():
     assert (found.requests_per_s, found.cost_us, found.ratio_to_u1, found.latency_p50_us) == (None,) * 4
 
 
-def test_files_stand_beside_every_amount_of_work_that_they_were_run_with():
-    runs = [capacity("U1", 0, 5.0), capacity("U1", 0, 4.0, parameters={"work_us": 10})]
-    nginx = capacity("nginx", 0, 9.0)
-    del nginx.parameters["work_us"]
-    assert [(one.work_us, one.arm) for one in summarise([*runs, nginx])] == [
-        (0, "U1"), (0, "nginx"), (10, "U1"), (10, "nginx"),
+def test_arms_stand_beside_those_with_the_same_work_and_connections():
+    runs = [capacity("U1", 0, 5.0), capacity("nginx", 0, 9.0), capacity("U1", 0, 4.0, parameters={"work_us": 10}),
+            capacity("U1", 0, 3.0, parameters={"connections": 1024})]  # fmt: skip
+    assert [(one.work_us, one.connections, one.arm) for one in summarise(runs)] == [
+        (0, 64, "U1"), (0, 64, "nginx"), (0, 1024, "U1"), (10, 64, "U1"),
     ]  # fmt: skip
     assert summarise([]) == []
 
