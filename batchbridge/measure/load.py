@@ -63,7 +63,10 @@ class LoadFigures:
     latency_us: dict[str, float]
     """p50, p90, p99, p999, max, mean."""
     histogram: list[tuple[int, int]]
-    """Latencies: (least_us of a bucket, requests), in rising order. A bucket is no wider than 0.1% of its least."""
+    """Latencies: (least_us of a bucket, requests), in rising order. A bucket is no wider than 0.1% of its least.
+
+    Of a request that was never sent (`unissued`) it is the time that it had waited at the end, so at least that.
+    """
     idle_share: float
     """Of the measured time: in how much of it the client's thread neither ran nor waited for its core."""
     saturated: bool

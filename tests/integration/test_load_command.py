@@ -14,10 +14,11 @@ from click.testing import CliRunner
 import batchbridge as bb
 from batchbridge.cli.load import load as command
 from batchbridge.cython_ext import ring
+from batchbridge.cython_ext.load import Exchange
 from batchbridge.measure import results
 from batchbridge.measure.histogram import from_hgrm
 from batchbridge.measure.load import run_load
-from batchbridge.measure.traffic import get, learn, read_requests
+from batchbridge.measure.traffic import get, learn, read_requests, request_bytes
 from support.serving import make_server, running
 from support.skips import skip, skip_if
 
@@ -60,6 +61,13 @@ def test_our_server_has_read_as_many_requests_as_were_sent(served, options, rate
     figures = run_load("127.0.0.1", port_of(served), exchanges, connections=16, **QUICK, **options, **rate)
     assert figures.is_valid
     assert served.stats()["requests"]["read"] - before == figures.requests > 100
+
+
+def test_more_clients_than_receive_buffers(served):
+    """They have to wait for each other's buffers, and must not do so by asking forever."""
+    either = Exchange(request_bytes("GET", "/f"), statuses=(200, 503))  # more than the queue of a route holds
+    figures = run_load("127.0.0.1", port_of(served), [either], connections=6000, **QUICK)
+    assert figures.requests > 6000 and figures.wrong["answers"] == 0
 
 
 def test_bodies_of_a_file_of_requests(served, tmp_path):
