@@ -259,7 +259,7 @@ def counters(server: MeasuredProcess, route: str | None) -> Counted:
 def counted_in(stats: dict[str, Any], route: str | None) -> Counted:
     """The same, of a server's statistics."""
     read = int(stats["requests"]["read"])
-    hits = sum(count for outcome, count in stats["requests"]["outcomes"].items() if "kernel" in outcome)
+    hits = int(stats.get("kernel_side", {}).get("hits", 0))
     found: dict[str, Any] = stats["routes"].get(route, {}) if route is not None else {}
     if not found:
         return Counted(read, hits)

@@ -242,7 +242,8 @@ def test_a_run_is_void_where_counts_differ_load_is_not_met_or_time_is_stolen():
 # --- counters ---------------------------------------------------------------------------------------------------------
 
 STATS = {
-    "requests": {"read": 10, "outcomes": {"hit": 2, "batch": 8, "hit_kernel": 1}},
+    "requests": {"read": 10},
+    "kernel_side": {"hits": 1},
     "routes": {"/v": {"items": 8, "batches": 3, "batch_size_histogram": [1, 0, 2, 0]}},
 }
 
@@ -250,9 +251,10 @@ STATS = {
 def test_what_was_counted_in_between():
     later = json.loads(json.dumps(STATS))
     later["requests"]["read"] = 30
-    later["requests"]["outcomes"]["hit_kernel"] = 5
+    later["kernel_side"]["hits"] = 5
     later["routes"]["/v"] = {"items": 28, "batches": 8, "batch_size_histogram": [1, 1, 4, 2]}
     found = difference(counted_in(later, "/v"), counted_in(STATS, "/v"))
     assert (found.read, found.kernel_hits, found.mean_size) == (20, 4, 4.0)
     assert found.sizes == [(2, 1), (4, 2), (8, 2)]
+    assert counted_in({"requests": {"read": 3}, "routes": {}}, None).kernel_hits == 0
     assert counted_in(STATS, None).mean_size is None and counted_in(STATS, "/other").sizes == []
