@@ -17,7 +17,9 @@ PANELS_MAX = 16
 
 def draw(results: Sequence[Results]) -> dict[str, Sheet]:
     """The sheet, a panel an arm. Raises NothingToDrawError without a run that has batch sizes."""
-    groups = [group for one in results for group in collect(one) if any(run.batch_sizes for run in group.runs)]
+    groups = [
+        group for one in results for group in collect(one, "capacity") if any(run.batch_sizes for run in group.runs)
+    ]
     if not groups:
         raise NothingToDrawError("no valid run has batch sizes")
     names = varying(groups)

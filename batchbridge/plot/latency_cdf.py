@@ -22,7 +22,12 @@ LEAST_LATENCY_US = 1.0
 
 def draw(results: Sequence[Results]) -> dict[str, Sheet]:
     """The sheet. Raises NothingToDrawError without a run that has a histogram."""
-    groups = [group for one in results for group in collect(one) if any(run.histogram for run in group.runs)]
+    groups = [
+        group
+        for one in results
+        for group in collect(one, "latency", "capacity")
+        if any(run.histogram for run in group.runs)
+    ]
     if not groups:
         raise NothingToDrawError("no valid run has a histogram of latencies")
     shown = chosen(groups)
