@@ -17,7 +17,7 @@ from ..measure.cost import slopes_by_block
 from ..measure.results import Results, Run
 from ..measure.statistics import Interval, by_block, closed_gap
 from .groups import Group, Spread, evidence_note, of_phase, spoken, spread_of
-from .sheet import NothingToDrawError, Sheet, machine_line
+from .sheet import NothingToDrawError, Sheet, footnotes_of
 from .style import LINES, MARKERS, batch_axis, styled
 from .throughput_latency import bars
 
@@ -80,7 +80,7 @@ def draw_setting(results: Sequence[Results], runs: Sequence[Run], words: str) ->
     if any(run.mean_batch_size is None for run in runs if is_batched(run)):
         notes.append("Where the achieved batch size was not measured, the one asked for is its place.")
     sheet = Sheet("What batching gains", columns=3, size_inches=(3.9, 3.5), notes=notes,
-                  footnotes=[machine_line(results)])  # fmt: skip
+                  footnotes=footnotes_of(results))  # fmt: skip
     right = max(place_of(chosen) for line in lines for point in line.points for chosen in runs_of_panels(point))
     with styled():
         handles = draw_figure(sheet.panels[0], lines, levels, throughput_runs, throughput, scale=1e-3)

@@ -149,6 +149,13 @@ def test_long_labels_keep_their_end():
     assert len(found) <= 60 and found.startswith("a server whose") and found.endswith(", 20,000 requests/s")
 
 
+def test_what_the_results_note_is_said(tmp_path):
+    results = load_results()
+    results.note = "No evidence: 1 block of the 20 that a claim takes. Measured over loopback. Costs mix there."
+    text = text_of(sheets("latency-cdf", results)[""], tmp_path)
+    assert "Measured over loopback. Costs mix there." in text and "claim" not in text
+
+
 def test_missing_cpu_is_said(tmp_path):
     text = text_of(sheets("sweep", sweep_results(cpu=False))[""], tmp_path)
     assert "Not measured: Server CPU." in text
