@@ -136,6 +136,7 @@ def _target(options: dict[str, Any]) -> Target:
 
 
 def _tune(options: dict[str, Any], goal: Goal, target: Target) -> None:
+    from ..measure.namespaces import LOOPBACK_CAVEAT
     from ..measure.traffic import parse_url, read_requests
     from ..tune.report import check_toml_path
     from ..tune.run import Plan, SweepError, fingerprint, sweep
@@ -164,6 +165,8 @@ def _tune(options: dict[str, Any], goal: Goal, target: Target) -> None:
         compares_bodies=not options["any_body"],
     )
     results = _results(plan, path, options["resume"])
+    if options["app"]:
+        results.note = f"Measured over loopback: {LOOPBACK_CAVEAT}."
     policy = results.settings.get("policy") or target.policy()
     results.settings["policy"] = policy
     present = Candidate(policy["max_batch_size"], policy["max_queue_delay_us"])

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..measure.results import Results, Run
 from .groups import Group, collect, evidence_note, label_of, spread_of, varying
-from .sheet import NothingToDrawError, Sheet, machine_line
+from .sheet import NothingToDrawError, Sheet, footnotes_of
 from .style import COLOURS, styled
 from .throughput_latency import bars
 
@@ -17,7 +17,9 @@ PANELS_MAX = 16
 
 def draw(results: Sequence[Results]) -> dict[str, Sheet]:
     """The sheet, a panel an arm. Raises NothingToDrawError without a run that has batch sizes."""
-    groups = [group for one in results for group in collect(one) if any(run.batch_sizes for run in group.runs)]
+    groups = [
+        group for one in results for group in collect(one, "capacity") if any(run.batch_sizes for run in group.runs)
+    ]
     if not groups:
         raise NothingToDrawError("no valid run has batch sizes")
     names = varying(groups)
@@ -32,7 +34,7 @@ def draw(results: Sequence[Results]) -> dict[str, Sheet]:
     rows = -(-len(shown) // columns)
     size = (2.7, 2.2) if len(shown) > 1 else (5.4, 3.4)
     sheet = Sheet("Achieved batch sizes", columns=columns, rows=rows, size_inches=size, notes=notes,
-                  footnotes=[machine_line(results)], share_y=True)  # fmt: skip
+                  footnotes=footnotes_of(results), share_y=True)  # fmt: skip
     powers = 1 + max(power_of(size) for group in shown for run in group.runs for size, _ in run.batch_sizes)
     with styled():
         for number, axis in enumerate(sheet.panels):

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import fmean, median
+from statistics import median
 from typing import Any
 
 from matplotlib.ticker import PercentFormatter
 
+from ..measure.cost import slopes_by_block
 from ..measure.results import Results, Run
 from ..measure.statistics import Interval, by_block, closed_gap
-from .groups import Group, Spread, evidence_note, spoken, spread_of
-from .sheet import NothingToDrawError, Sheet, machine_line
+from .groups import Group, Spread, evidence_note, of_phase, spoken, spread_of
+from .sheet import NothingToDrawError, Sheet, footnotes_of
 from .style import LINES, MARKERS, batch_axis, styled
 from .throughput_latency import bars
 
@@ -27,6 +28,9 @@ LEVEL_LINES: dict[str, Any] = {"U0": (0, (1, 1.2)), "U1": "--", "K0": "-.", "K1"
 RIVAL_COLOUR = "#7f7f7f"
 KERNEL_ARMS = ("K1", "K0")
 UNBATCHED_ARM = "U1"
+
+#: Phases of an experiment: closed loops, and open loops at several rates.
+CAPACITY, COST = "capacity", "cost"
 
 ByBlock = Mapping[int, float]
 
@@ -45,9 +49,8 @@ def draw(results: Sequence[Results]) -> dict[str, Sheet]:
     Raises NothingToDrawError without a valid run of a batched arm.
     """
     sheets: dict[str, Sheet] = {}
-    # One connection alone makes no batches: its runs tell latencies.
-    runs = [run for one in results for run in one.runs if run.valid and run.parameters.get("phase") != "lone"]
-    settings = list(dict.fromkeys(setting_of(run) for run in runs if is_batched(run)))
+    runs = [run for one in results for run in one.runs if run.valid]
+    settings = list(dict.fromkeys(setting_of(run) for run in of_phase(runs, CAPACITY) if is_batched(run)))
     for setting in settings:
         chosen = [run for run in runs if all(run.parameters.get(name, value) == value for name, value in setting)]
         suffix = "-".join(f"{value:g}{name.removesuffix('_us')}" for name, value in setting) if settings[1:] else ""
@@ -70,18 +73,18 @@ def is_batched(run: Run) -> bool:
 def draw_setting(results: Sequence[Results], runs: Sequence[Run], words: str) -> Sheet:
     """One sheet."""
     lines, levels = lines_of(runs), levels_of(runs)
-    groups = [Group(point[0].arm, {}, point) for line in lines for point in line.points]
-    groups += [Group(arm, {}, level) for arm, level in levels.items()]
+    everything = [*(point for line in lines for point in line.points), *levels.values()]
+    groups = [Group(point[0].arm, {}, throughput_runs(point)) for point in everything]
     gaps, gap_notes = gaps_of(lines, levels)
-    notes = [evidence_note(results, groups), *([words.capitalize() + "."] if words else []), *gap_notes]
+    notes = [evidence_note(results, groups), *([f"{words}."] if words else []), *cost_notes(everything), *gap_notes]
     if any(run.mean_batch_size is None for run in runs if is_batched(run)):
         notes.append("Where the achieved batch size was not measured, the one asked for is its place.")
     sheet = Sheet("What batching gains", columns=3, size_inches=(3.9, 3.5), notes=notes,
-                  footnotes=[machine_line(results)])  # fmt: skip
-    right = max(place_of(point) for line in lines for point in line.points)
+                  footnotes=footnotes_of(results))  # fmt: skip
+    right = max(place_of(chosen) for line in lines for point in line.points for chosen in runs_of_panels(point))
     with styled():
-        handles = draw_figure(sheet.panels[0], lines, levels, throughput, scale=1e-3)
-        handles.update(draw_figure(sheet.panels[1], lines, levels, cost))
+        handles = draw_figure(sheet.panels[0], lines, levels, throughput_runs, throughput, scale=1e-3)
+        handles.update(draw_figure(sheet.panels[1], lines, levels, cost_runs, cost))
         draw_gaps(sheet.panels[2], lines, gaps)
         for axis, title, unit in zip(
             sheet.panels,
@@ -143,36 +146,46 @@ def place_of(runs: Sequence[Run]) -> float:
 # --- figures of an arm, by block --------------------------------------------------------------------------------------
 
 
+def throughput_runs(runs: Sequence[Run]) -> list[Run]:
+    """The closed-loop runs, where there are any, since an open loop's rate is only what was offered."""
+    runs = of_phase(runs, CAPACITY)
+    return [run for run in runs if run.offered_per_s is None] or runs
+
+
+def cost_runs(runs: Sequence[Run]) -> list[Run]:
+    """The open-loop runs at several rates, where there are such; else those that tell the throughput."""
+    several = [run for run in of_phase(runs, COST) if run.offered_per_s is not None]
+    return several if slopes_by_block(several) else throughput_runs(runs)
+
+
+def runs_of_panels(runs: Sequence[Run]) -> list[list[Run]]:
+    """The runs that the first panel shows, and those that the others do."""
+    return [throughput_runs(runs), cost_runs(runs)]
+
+
 def throughput(runs: Sequence[Run]) -> ByBlock:
-    """Requests/s: of the closed-loop runs, where there are any, since an open loop's rate is only what was offered."""
-    closed = [run for run in runs if run.offered_per_s is None]
-    return by_block(closed or runs, "requests_per_s")
+    """Requests/s."""
+    return by_block(throughput_runs(runs), "requests_per_s")
 
 
 def cost(runs: Sequence[Run]) -> ByBlock:
     """Server CPU in microseconds per request.
 
     Where a block has open-loop runs at several rates, it is the slope of busy time on rate, which leaves out what is
-    busy without any request; else the mean of its runs.
+    busy without any request; else what it is at saturation.
     """
-    found: dict[int, float] = {}
-    for block in sorted({run.block for run in runs}):
-        known = [run for run in runs if run.block == block and run.server_cpu_us_per_request is not None]
-        open_loop = [run for run in known if run.offered_per_s is not None]
-        if len({run.offered_per_s for run in open_loop}) > 1:
-            found[block] = _slope(
-                [run.requests_per_s for run in open_loop],
-                [run.requests_per_s * (run.server_cpu_us_per_request or 0.0) for run in open_loop],
-            )
-        elif known:
-            found.update(by_block(known, "server_cpu_us_per_request"))
-    return found
+    chosen = cost_runs(runs)
+    return slopes_by_block(chosen) or by_block(chosen, "server_cpu_us_per_request")
 
 
-def _slope(rates: Sequence[float], busy: Sequence[float]) -> float:
-    rate, level = fmean(rates), fmean(busy)
-    along = sum((x - rate) * (y - level) for x, y in zip(rates, busy, strict=True))
-    return along / sum((x - rate) ** 2 for x in rates)
+def cost_notes(points: Iterable[Sequence[Run]]) -> list[str]:
+    """How the costs were found, where that is not the same for all."""
+    known = [point for point in points if cost(point)]
+    saturated = list(dict.fromkeys(point[0].arm for point in known if not slopes_by_block(cost_runs(point))))
+    if len(saturated) == len({point[0].arm for point in known}):
+        return ["Server CPU: at saturation."] if known else []
+    but = f", but at saturation of {', '.join(saturated)}" if saturated else ""
+    return [f"Server CPU: the slope over open-loop rates{but}."]
 
 
 Gaps = dict[tuple[str, int], list[tuple[float, Interval]]]
@@ -196,7 +209,7 @@ def gaps_of(lines: Sequence[Line], levels: Mapping[str, Sequence[Run]]) -> tuple
                 if gap is None:
                     undefined += 1
                 else:
-                    gaps.setdefault((arm, number), []).append((place_of(point), gap))
+                    gaps.setdefault((arm, number), []).append((place_of(cost_runs(point)), gap))
         if undefined:
             notes.append(
                 f"G against {arm} left out at {undefined} point{'' if undefined == 1 else 's'}: undefined, since the "
@@ -217,13 +230,17 @@ def draw_figure(
     axis: Any,
     lines: Sequence[Line],
     levels: Mapping[str, Sequence[Run]],
+    chosen: Callable[[Sequence[Run]], Sequence[Run]],
     figure: Callable[[Sequence[Run]], ByBlock],
     scale: float = 1.0,
 ) -> dict[str, Any]:
-    """Lines and levels of one figure; the legend's handles by label."""
+    """Lines and levels of one figure, each point at the batch size of the runs `chosen` for it.
+
+    Returns the legend's handles by label.
+    """
     handles: dict[str, Any] = {}
     for number, line in enumerate(lines):
-        points = [(place_of(point), figure(point)) for point in line.points]
+        points = [(place_of(chosen(point)), figure(point)) for point in line.points]
         known = sorted((place, scaled(values, scale)) for place, values in points if values)
         if known:
             handles[line.label] = draw_points(axis, known, number)

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from ..measure.results import Results, Run
 from ..measure.statistics import bootstrap_interval, is_evidence
 
-__all__ = ["Group", "Spread", "collect", "counted", "evidence_note", "label_of", "spread_of", "varying"]
+__all__ = ["Group", "Spread", "collect", "counted", "evidence_note", "label_of", "of_phase", "spread_of", "varying"]
 
 #: Below this many values a bootstrap has nothing to draw from: the bars are then the least and the largest value.
 BOOTSTRAP_VALUES_MIN = 3
@@ -57,10 +57,26 @@ class Group:
         return len({run.block for run in self.runs})
 
 
-def collect(results: Results) -> list[Group]:
-    """The groups, in the order in which their first run was made. Invalid runs are in none."""
+def of_phase(runs: Iterable[Run], *names: str) -> list[Run]:
+    """The runs of the first of these phases that has any valid one; those that name no phase belong to each.
+
+    An experiment has runs for throughput, for costs and for latencies, which are not to be mixed.
+    """
+    runs = list(runs)
+    for name in names:
+        chosen = [run for run in runs if run.parameters.get("phase", name) == name]
+        if any(run.valid for run in chosen):
+            return chosen
+    return runs
+
+
+def collect(results: Results, *phases: str) -> list[Group]:
+    """The groups, in the order in which their first run was made. Invalid runs are in none.
+
+    Of an experiment with phases, those of the first of `phases` that was run.
+    """
     found: dict[tuple[Any, ...], Group] = {}
-    for run in results.runs:
+    for run in of_phase(results.runs, *phases):
         if run.valid:
             key = (run.arm, *sorted(run.parameters.items()))
             found.setdefault(key, Group(run.arm, dict(run.parameters))).runs.append(run)

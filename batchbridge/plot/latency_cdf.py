@@ -11,7 +11,7 @@ from matplotlib.ticker import FuncFormatter
 
 from ..measure.results import Results, Run
 from .groups import Group, collect, evidence_note, label_of
-from .sheet import NothingToDrawError, Sheet, machine_line
+from .sheet import NothingToDrawError, Sheet, footnotes_of
 from .style import COLOURS, LINES, logarithmic, styled
 
 #: Places on the latency axis between the least and the largest latency of any run.
@@ -22,14 +22,19 @@ LEAST_LATENCY_US = 1.0
 
 def draw(results: Sequence[Results]) -> dict[str, Sheet]:
     """The sheet. Raises NothingToDrawError without a run that has a histogram."""
-    groups = [group for one in results for group in collect(one) if any(run.histogram for run in group.runs)]
+    groups = [
+        group
+        for one in results
+        for group in collect(one, "latency", "capacity")
+        if any(run.histogram for run in group.runs)
+    ]
     if not groups:
         raise NothingToDrawError("no valid run has a histogram of latencies")
     shown = chosen(groups)
     notes = [evidence_note(results, groups, "lines: medians of the runs, bands: the least and the largest")]
     if len(shown) < len(groups):
         notes.append(f"{len(shown)} of {len(groups)} shown, from the least p99 to the largest.")
-    sheet = Sheet("Distribution of latency", size_inches=(6.6, 4.4), notes=notes, footnotes=[machine_line(results)])
+    sheet = Sheet("Distribution of latency", size_inches=(6.6, 4.4), notes=notes, footnotes=footnotes_of(results))
     axis = sheet.panels[0]
     with styled():
         handles = [draw_line(axis, group, number) for number, group in enumerate(shown)]

@@ -18,7 +18,7 @@ from ..measure.machine import sentence
 from ..measure.results import Results
 from .style import styled
 
-__all__ = ["FORMATS", "NothingToDrawError", "Sheet", "is_open_loop", "load_words", "machine_line"]
+__all__ = ["FORMATS", "NothingToDrawError", "Sheet", "footnotes_of", "is_open_loop", "load_words"]
 
 FORMATS = ("png", "svg", "pdf")
 
@@ -156,10 +156,13 @@ class NothingToDrawError(BatchBridgeError):
     """Results lack what a figure shows. One sentence."""
 
 
-def machine_line(results: Sequence[Results]) -> str:
-    """The machines that the figures belong to, and when: a footnote."""
-    lines = [f"{sentence(one.machine)}; {one.created[:10]}" for one in results]
-    return " · ".join(dict.fromkeys(lines))
+def footnotes_of(results: Sequence[Results]) -> list[str]:
+    """The machines that the figures belong to, when they were measured, and what has to be said of that."""
+    machines = [f"{sentence(one.machine)}; {one.created[:10]}." for one in results]
+    said = [part for one in results for part in one.note.replace(". ", ".\n").splitlines()]
+    # How many blocks there are, and what that is worth, stands under the title.
+    notes = [part for part in said if part and not part.startswith("No evidence")]
+    return list(dict.fromkeys([*machines, *notes]))
 
 
 def is_open_loop(results: Results) -> bool:

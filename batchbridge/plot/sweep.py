@@ -13,7 +13,7 @@ from matplotlib.patches import Rectangle
 
 from ..measure.results import Results, Run
 from .groups import Group, collect, evidence_note
-from .sheet import NothingToDrawError, Sheet, is_open_loop, load_words, machine_line
+from .sheet import NothingToDrawError, Sheet, footnotes_of, is_open_loop, load_words
 from .style import styled, write_out
 
 #: Even steps look even, in grey print and to the colour-blind as well.
@@ -63,7 +63,7 @@ def draw(results: Sequence[Results]) -> dict[str, Sheet]:
         notes.append(f"Not measured: {', '.join(missing)}.")
     size = (max(2.6, 0.5 * len(sizes) + 1.4), max(2.6, 0.4 * len(delays) + 1.2))
     sheet = Sheet("Sweep of the batch policy", columns=len(panels), size_inches=size, notes=notes,
-                  footnotes=[machine_line(results)])  # fmt: skip
+                  footnotes=footnotes_of(results))  # fmt: skip
     with styled():
         for number, (axis, panel) in enumerate(zip(sheet.panels, panels, strict=True)):
             # What an open loop is answered is what it offers: the rest is noise, or did not keep up.

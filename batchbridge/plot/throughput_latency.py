@@ -7,7 +7,7 @@ from typing import Any
 
 from ..measure.results import Results, Run
 from .groups import Group, Spread, collect, evidence_note, spoken, spread_of, varying
-from .sheet import NothingToDrawError, Sheet, is_open_loop, machine_line
+from .sheet import NothingToDrawError, Sheet, footnotes_of, is_open_loop
 from .style import COLOURS, LINES, MARKERS, logarithmic, styled
 
 PANELS = (("p50", "Median latency", "p50 latency (ms)"), ("p99", "Tail latency", "p99 latency (ms)"))
@@ -29,7 +29,7 @@ def draw(results: Sequence[Results]) -> dict[str, Sheet]:
         notes.append(f"Hollow: answered less than {KEPT_UP_SHARE:.0%} of the rate that was offered.")
     if len(lines) > len(COLOURS):
         notes.append(f"{len(COLOURS)} of {len(lines)} lines shown.")
-    sheet = Sheet("Throughput against latency", columns=2, notes=notes, footnotes=[machine_line(results)])
+    sheet = Sheet("Throughput against latency", columns=2, notes=notes, footnotes=footnotes_of(results))
     with styled():
         handles: list[Any] = []
         labels = list(lines)[: len(COLOURS)]

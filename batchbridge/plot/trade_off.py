@@ -8,7 +8,7 @@ from typing import Any
 from ..measure.results import Results
 from ..tune.goals import pareto_front
 from .groups import Group, Spread, collect, evidence_note, spread_of
-from .sheet import NothingToDrawError, Sheet, load_words, machine_line
+from .sheet import NothingToDrawError, Sheet, footnotes_of, load_words
 from .style import COLOURS, logarithmic, styled
 from .throughput_latency import bars, latency
 
@@ -26,7 +26,7 @@ def draw(results: Sequence[Results]) -> dict[str, Sheet]:
     front = pareto_front([(cost.middle, tail.middle) for cost, tail in zip(costs, tails, strict=True)])
     sheet = Sheet(
         "What the sweep has to choose from", size_inches=(6.2, 4.2),
-        notes=[evidence_note(results, groups), *load_words(results[0])], footnotes=[machine_line(results)],
+        notes=[evidence_note(results, groups), *load_words(results[0])], footnotes=footnotes_of(results),
     )  # fmt: skip
     axis = sheet.panels[0]
     with styled():

@@ -11,7 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from batchbridge.measure.results import Results
 from batchbridge.plot import figures
 from batchbridge.plot.batch_sizes import interval_of, power_of
-from batchbridge.plot.batching import cost, gaps_of, levels_of, lines_of, throughput
+from batchbridge.plot.batching import cost, cost_notes, gaps_of, levels_of, lines_of, throughput
 from batchbridge.plot.figures import FIGURES, PlotError, draw, figures_of, save
 from batchbridge.plot.groups import collect, label_of, spread_of, varying
 from batchbridge.plot.latency_cdf import chosen, slower_shares
@@ -149,6 +149,13 @@ def test_long_labels_keep_their_end():
     assert len(found) <= 60 and found.startswith("a server whose") and found.endswith(", 20,000 requests/s")
 
 
+def test_what_the_results_note_is_said(tmp_path):
+    results = load_results()
+    results.note = "No evidence: 1 block of the 20 that a claim takes. Measured over loopback. Costs mix there."
+    text = text_of(sheets("latency-cdf", results)[""], tmp_path)
+    assert "Measured over loopback. Costs mix there." in text and "claim" not in text
+
+
 def test_missing_cpu_is_said(tmp_path):
     text = text_of(sheets("sweep", sweep_results(cpu=False))[""], tmp_path)
     assert "Not measured: Server CPU." in text
@@ -180,6 +187,32 @@ def test_an_undefined_g_is_left_out_and_said(tmp_path):
 def test_only_one_arm(tmp_path):
     text = text_of(sheets("batching", batching_results(sizes=(8,), levels=()))[""], tmp_path)
     assert "B, batched" in text and "G is not shown" in text
+
+
+def test_phases_of_an_experiment_are_not_mixed(tmp_path):
+    """Throughput comes from closed loops, cost from open ones, latencies from runs without the idle loop."""
+    results = batching_results(blocks=4, levels=("U1", "K1"))
+    for run in results.runs:
+        run.parameters["phase"] = "capacity"
+    others = []
+    for run in results.runs:
+        for phase, rate, connections in (("cost", 1000.0, 64), ("cost", 2000.0, 64), ("latency", 1500.0, 64),
+                                         ("lone", None, 1)):  # fmt: skip
+            parameters = {**run.parameters, "phase": phase, "connections": connections}
+            if rate is not None:
+                parameters["rate_per_s"] = rate
+            others.append(make_run(run.arm, run.block, parameters, rate=rate or 10.0, latency_us=50_000.0, batch=2.0,
+                                   offered_per_s=rate))  # fmt: skip
+            others[-1].server_cpu_us_per_request = 7.0 if phase == "cost" else 1e6
+    results.runs += others
+    (sheet,) = sheets("batching", results).values()
+    text = " ".join(text_of(sheet, tmp_path).split())
+    assert "Server CPU: the slope over open-loop rates." in text and "n = 4 blocks" in text
+    assert cost(results.of("B(8,8)")) == pytest.approx(dict.fromkeys(range(4), 7.0))
+    assert all(rate > 1e5 for rate in throughput(results.of("B(8,8)")).values())
+    assert {group.parameters["phase"] for group in collect(results, "latency", "capacity")} == {"latency"}
+    assert {group.parameters["phase"] for group in collect(results, "capacity")} == {"capacity"}
+    assert len(collect(results)) > 2 * len(collect(results, "capacity")), "unless it is asked for, all of them"
 
 
 def test_a_sheet_for_each_setting():
@@ -284,9 +317,13 @@ def test_the_cost_is_the_slope_over_several_rates():
         for block in range(2) for rate in (1000.0, 2000.0, 4000.0)
     ]  # fmt: skip
     for run in runs:
-        run.requests_per_s = run.offered_per_s
+        run.requests_per_s = run.offered_per_s = float(run.responses)
         run.server_cpu_us_per_request = 5.0 + 1e4 / run.requests_per_s  # 1% of the core is busy without any request
     assert cost(runs) == pytest.approx({0: 5.0, 1: 5.0})
     assert cost(runs[:1]) == {0: 15.0}
+    assert cost_notes([runs]) == ["Server CPU: the slope over open-loop rates."]
+    k0 = [make_run("K0", 0, {}, rate=9000.0, latency_us=100, cpu_us=5.0)]
+    assert cost_notes([runs, k0]) == ["Server CPU: the slope over open-loop rates, but at saturation of K0."]
+    assert cost_notes([k0]) == ["Server CPU: at saturation."] and cost_notes([]) == []
     closed = make_run("U1", 0, {}, rate=9000.0, latency_us=100)
     assert set(throughput([*runs, closed])) == {0} and throughput([*runs, closed])[0] == closed.requests_per_s
