@@ -44,6 +44,8 @@ __all__ = [
 
 #: A run during which a hypervisor took more than this share of a core is void.
 STEAL_SHARE_MAX = 0.01
+#: Stolen time is counted in ticks, and a tick of a short run is a large share: so few of them tell nothing.
+STEAL_TICKS_MAX = 2
 #: Where the loop gets less than this of a core without load, other programs run there, and no cost can be told.
 IDLE_SHARE_MIN = 0.9
 
@@ -154,7 +156,8 @@ class Usage:
     @property
     def steal_fault(self) -> str | None:
         """Why a run in this time is void; None: it is not."""
-        if self.steal_share <= STEAL_SHARE_MAX:
+        few = STEAL_TICKS_MAX / (self.seconds * os.sysconf("SC_CLK_TCK"))
+        if self.steal_share <= max(STEAL_SHARE_MAX, few):
             return None
         return f"the hypervisor took {self.steal_share:.1%} of a core, more than {STEAL_SHARE_MAX:.0%}"
 

@@ -12,10 +12,9 @@ import pytest
 
 from batchbridge.cython_ext import ring
 from batchbridge.measure.arms import QuestionArms
-from batchbridge.measure.batching import Plan, perform, summarise
-from batchbridge.measure.experiment import Arm, Experiment, Phase, Site, measure_once
+from batchbridge.measure.experiment import Arm, Phase, Site, measure_once
 from batchbridge.measure.processes import CommandProcess, cores, free_port, pinned
-from batchbridge.measure.results import Results, load
+from batchbridge.measure.results import load
 from batchbridge.measure.traffic import get
 from support.skips import skip_if
 
@@ -49,6 +48,16 @@ def bench(*arguments, timeout_s=55.0):
     )  # fmt: skip
 
 
+def undisturbed(path, *arguments):
+    """Measures again where a hypervisor took so much of a core that runs are void: no fault of what is tested."""
+    for _ in range(3):
+        done = bench(*arguments, f"--output={path}")
+        runs = load(path).runs
+        if not any("hypervisor" in (run.invalid_reason or "") for run in runs):
+            break
+    return done, runs
+
+
 @pytest.fixture
 def command_of(tmp_path):
     def make(name, answer):
@@ -61,17 +70,17 @@ def command_of(tmp_path):
 
 def test_the_question_is_answered_in_small(tmp_path):
     path = tmp_path / "results.msgpack"
-    done = bench("batching", "--quick", "--blocks=1", "--seconds=0.3", "--size=8", "--connections=32", "--loopback",
-                 "--handler=vector", "--json", f"--output={path}")  # fmt: skip
+    done, made = undisturbed(path, "batching", "--quick", "--blocks=1", "--seconds=0.3", "--size=8", "--connections=32",
+                             "--loopback", "--handler=vector", "--json")  # fmt: skip
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     assert "No evidence: 1 block of the 20" in told["note"] and "two sides' costs mix" in told["note"]
     results = load(path)
     assert results.note == told["note"] and results.kind == "batching" and results.machine["kernel"]
-    runs = {run.arm: run for run in results.runs}
+    runs = {run.arm: run for run in made}
     assert {"U0", "U1", "B(8,8)"} <= set(runs), done.stderr
     for run in runs.values():
-        assert run.valid or "hypervisor" in run.invalid_reason, run.invalid_reason
+        assert run.valid, run.invalid_reason
         assert run.responses > 0 and run.histogram and run.client_idle_share is not None
         assert run.parameters["connections"] == 32 and run.parameters["phase"] == "capacity"
     assert runs["U1"].mean_batch_size == 1.0 < runs["B(8,8)"].mean_batch_size <= 8
@@ -82,34 +91,26 @@ def test_the_question_is_answered_in_small(tmp_path):
     assert any("batchbridge.measure.load" in command for command in programs)
 
 
-def test_open_loops_fill_batches_and_tell_slopes_and_latencies(tmp_path):
+def test_open_loops_fill_batches_and_costs_and_latencies_are_told_apart():
     server_cpu, client_cpu = cores()
-    plan = Plan(1, 0.3, (32,), ((8, 8),), rate_shares=(0.1, 0.2), latency_share=0.1, lone=True)
-    results = Results("batching", path=tmp_path / "f")
-    with QuestionArms("python", 1, plan.pairs) as arms, pinned(client_cpu):
-
-        class BatchedAlone:
-            def of(self, work_us, work):
-                return [arm for arm in arms.of(work_us, work) if arm.name == "B(8,8)"]
-
-        experiment = Experiment(Site(server_cpu, client_cpu), results, plan.seconds, warmup_s=0.2)
-        perform(plan, experiment, BatchedAlone(), lambda _runs, _arms: None)
-    by_phase = {(run.parameters["phase"], run.parameters.get("rate_share")): run for run in load(results.path).runs}
-    assert set(by_phase) == {("capacity", None), ("lone", None), ("cost", 0.1), ("cost", 0.2), ("latency", None)}
-    slow, fast = by_phase["cost", 0.1], by_phase["cost", 0.2]
-    assert (
-        slow.offered_per_s < fast.offered_per_s and slow.parameters["rate_per_s"] * 2 == fast.parameters["rate_per_s"]
-    )
-    # Without waiting, so low a rate would leave batches of one.
-    assert fast.mean_batch_size > 2
-    assert by_phase["lone", None].server_cpu_us_per_request is None, "the core may sleep where latencies are told"
-    assert summarise(results.runs)[0].arm == "B(8,8)"
+    phases = [Phase("cost", 32, 400.0), Phase("cost", 32, 800.0), Phase("latency", 32, 400.0, idle_loop=False)]
+    with QuestionArms("python", 1, [(8, 8)]) as arms, pinned(client_cpu):
+        (arm,) = (arm for arm in arms.of(0, 0) if arm.name == "B(8,8)")
+        slow, fast, latency = (
+            measure_once(Site(server_cpu, client_cpu), arm, phase, 0, seconds=0.5, warmup_s=0.2)[0] for phase in phases
+        )
+    assert slow.parameters["rate_per_s"] == 400.0 and 0 < slow.offered_per_s < fast.offered_per_s
+    # So low a rate would leave batches of one, if they did not wait to be filled.
+    assert slow.mean_batch_size > 2 < fast.mean_batch_size
+    assert latency.server_cpu_us_per_request is None, "the core may sleep where latencies are told"
+    assert latency.latency_us["p50"] > 0
 
 
 def test_servers_are_set_beside_the_last(command_of, tmp_path):
     one, two = command_of("one", "b'one'"), command_of("two", "b'two'")
-    done = bench("versus", one, two, "--blocks=1", "--seconds=0.2", "--connections=4", "--loopback", "--json",
-                 f"--output={tmp_path / 'f'}")  # fmt: skip
+    done, _ = undisturbed(
+        tmp_path / "f", "versus", one, two, "--blocks=1", "--seconds=0.2", "--connections=4", "--loopback", "--json"
+    )
     assert done.returncode == 0, done.stderr
     first, last, again = json.loads(done.stdout)["figures"]
     assert (first["arm"], last["arm"], again["arm"]) == (one, two, f"A/A {two}")
@@ -128,10 +129,10 @@ def test_a_server_that_answers_wrongly_has_no_figures(command_of, tmp_path):
 
 def test_a_server_that_dies_under_load_is_invalid(command_of, tmp_path):
     dying = command_of("dying", "b'x' if next(numbers) < 50 else __import__('os')._exit(3)")
-    done = bench("versus", dying, command_of("well", "b'x'"), "--blocks=1", "--seconds=0.3", "--connections=4",
-                 "--loopback", f"--output={tmp_path / 'f'}")  # fmt: skip
+    done, made = undisturbed(tmp_path / "f", "versus", dying, command_of("well", "b'x'"), "--blocks=1", "--seconds=0.3",
+                             "--connections=4", "--loopback")  # fmt: skip
     assert done.returncode == 0, done.stderr
-    runs = {run.arm: run for run in load(tmp_path / "f").runs}
+    runs = {run.arm: run for run in made}
     assert not runs[dying].valid and runs[dying].invalid_reason
     assert "invalid" in done.stdout
 

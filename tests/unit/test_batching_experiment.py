@@ -236,7 +236,7 @@ def test_a_run_is_void_where_counts_differ_load_is_not_met_or_time_is_stolen():
     assert fault_of(client(), Watch(), Counted(999)) == "the server counted 999 requests, the client sent 1,000"
     assert fault_of(client(offered_per_s=1040.0), Watch(), Counted(None)) is None
     assert "of 1,100 requests/s offered, 1,000" in fault_of(client(offered_per_s=1100.0), Watch(), Counted(None))
-    assert "took 2.0% of a core" in fault_of(client(), Watch(0.02), Counted(1000))
+    assert "took 5.0% of a core" in fault_of(client(), Watch(0.05), Counted(1000))
 
 
 # --- counters ---------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 the slope that is free of what is busy anyway.
 """
 
+import os
 import random
 
 import pytest
@@ -97,7 +98,13 @@ def test_steal_above_one_hundredth_of_any_core_voids():
     assert stolen.steal_share == pytest.approx(0.04)
     assert "took 4.0% of a core" in stolen.steal_fault
     assert usage_between(samples(0.5), 5_100_000, 8_900_000, 1.0).steal_fault is None
-    assert Usage(1.0, None, 0.01, 0).steal_fault is None
+    assert Usage(10.0, None, 0.01, 0).steal_fault is None and Usage(10.0, None, 0.011, 0).steal_fault is not None
+
+
+def test_a_tick_or_two_void_no_short_run():
+    ticks_per_s = os.sysconf("SC_CLK_TCK")
+    assert Usage(0.25, None, 2 / (0.25 * ticks_per_s), 0).steal_fault is None
+    assert Usage(0.25, None, 3 / (0.25 * ticks_per_s), 0).steal_fault is not None
 
 
 def cost_runs(us_per_request, base_share=0.02, noise=0.0, blocks=20):
