@@ -3,8 +3,8 @@
     python -m bench.crosscheck [--seconds 2] [--blocks 5]
 
 Runs alternate in shuffled blocks, on the same cores. Each generator's count of answers is held against the server's
-own, and its figures against ours of the same block: where they measure the same, they should be within 5%. Exit status 1: a
-rate was not, or a count was wrong.
+own, and its figures against ours of the same block: where they measure the same, they should be within 5%. Exit
+status 1: a rate was not, or a count was wrong.
 """
 
 from __future__ import annotations
@@ -199,7 +199,7 @@ def measure(bench: Bench, found: list[Line], blocks: int) -> Iterator[str]:
 
 
 def compare(line: Line, mine: Line) -> tuple[float, float]:
-    """Rate and mean latency as shares of ours, each the median of the blocks' ratios: drift falls on both of a block."""
+    """Rate and mean latency as shares of ours: medians of the blocks' ratios, since drift falls on both of a block."""
     pairs = list(zip(line.told, mine.told, strict=True))
     return (
         statistics.median(theirs.requests_per_s / ours.requests_per_s for theirs, ours in pairs),
