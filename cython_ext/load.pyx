@@ -392,8 +392,8 @@ cdef class Load:
         wrong_example, errors (connections that failed, by kind), connections (opened, gave_up), unissued.
 
         Open loop, else None: offered_per_s, requests that were due in the measured time; latency_us is of these,
-        whenever they were answered, and of unissued ones until the end; service_us, the same from when they were sent; late_us (p99, max), how long after
-        its moment the client looked at a request, which is its own fault.
+        whenever they were answered, and of unissued ones until the end; service_us, of the answered from when they
+        were sent; late_us (p99, max), how long after its moment the client looked at a request, which is its own fault.
         """
         cdef Run *run = &self.run_data
         cdef uint32_t index
