@@ -10,7 +10,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help dev test lint format demo soak clean
+.PHONY: help dev test lint format demo bench-quick soak clean
 
 # -P: not the folder `batchbridge` of the checkout, which has no compiled modules, but the installed package.
 RUN := .venv/bin/python -P
@@ -18,13 +18,14 @@ RUN := .venv/bin/python -P
 C_FILES := $(filter-out %/vmlinux.h,$(wildcard bench/*.[ch] cython_ext/*.[ch] kernel_side/*.[ch]))
 
 help:
-	@echo 'make dev     install what is missing, build, and leave a ready .venv/bin/batchbridge'
-	@echo 'make test    the tests; ARGS="-k name" goes to pytest'
-	@echo 'make lint    formatting, lint and types of everything written here'
-	@echo 'make format  put the formatting right'
-	@echo 'make demo    measure on real documents and draw batching.png; DOC_ROOT=DIR serves other documents'
-	@echo 'make soak    load for MINUTES=$(MINUTES) minutes'
-	@echo 'make clean   remove all that was made here'
+	@echo 'make dev          install what is missing, build, and leave a ready .venv/bin/batchbridge'
+	@echo 'make test         the tests; ARGS="-k name" goes to pytest'
+	@echo 'make lint         formatting, lint and types of everything written here'
+	@echo 'make format       put the formatting right'
+	@echo 'make demo         measure on real documents and draw batching.png; DOC_ROOT=DIR serves other documents'
+	@echo 'make bench-quick  what batching gains, in three minutes; results and plots go to bench-quick/'
+	@echo 'make soak         load for MINUTES=$(MINUTES) minutes'
+	@echo 'make clean        remove all that was made here'
 	@echo
 	@echo 'As root on Debian, missing packages are installed; otherwise they are named.'
 	@echo 'PYTHON=... chooses the interpreter.'
@@ -60,10 +61,16 @@ demo:
 	@tools/setup.sh demo
 	$(RUN) -m bench.demo --root "$$(tools/setup.sh doc-root)" --output batching.png
 
+bench-quick:
+	@tools/setup.sh bench
+	@mkdir -p bench-quick
+	.venv/bin/batchbridge bench batching --quick --output bench-quick/batching.msgpack
+	.venv/bin/batchbridge plot bench-quick/batching.msgpack -o bench-quick
+
 soak:
 	@tools/setup.sh dev
 	$(RUN) -m bench.soak --minutes $(MINUTES)
 
 clean:
-	rm -rf .venv build batching.png .hypothesis .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv build batching.png bench-quick .hypothesis .pytest_cache .mypy_cache .ruff_cache
 	find . -name __pycache__ -prune -exec rm -rf {} +

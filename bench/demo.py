@@ -28,10 +28,11 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from batchbridge.cython_ext.load import Exchange, Load
+from batchbridge.measure import machine
+from batchbridge.measure.processes import ServerError, ServerProcess, cores, pinned
+from batchbridge.measure.traffic import document_exchanges, request_bytes
 
-from . import demo_app, machine
-from .process import ServerError, ServerProcess, cores
-from .traffic import document_exchanges, request_bytes
+from . import demo_app
 
 BATCH_SIZES = (1, 2, 4, 8, 16, 32, 64)
 CONNECTIONS = 256
@@ -123,7 +124,7 @@ def measure(
     app = f"{demo_app.__file__}:server"
     with (
         ServerProcess(app, root=options.root, engine=options.engine, cpu=server_cpu, access_log="off") as server,
-        machine.pinned(client_cpu),
+        pinned(client_cpu),
         progress(console) as bar,
     ):
         answered = warm_up(server, documents)
@@ -256,7 +257,7 @@ def sentence(summary: list[Point]) -> str:
 
 def draw(path: Path, points: dict[int, list[Point]], engine: str) -> None:
     # Here, since matplotlib takes longer to import than a run that fails early.
-    from .picture import Series, draw_panels
+    from batchbridge.plot.panels import Series, draw_panels
 
     x = [[point.batch_size for point in runs] for runs in points.values()]
     at_least = [is_at_least(point) for point in summarise(points)]
@@ -267,7 +268,7 @@ def draw(path: Path, points: dict[int, list[Point]], engine: str) -> None:
     draw_panels(
         path,
         title=f"A Python handler called once per batch ({engine} engine, {CONNECTIONS} connections)",
-        subtitle=f"{machine.facts()}; a demo on loopback, not a claim",
+        subtitle=f"{machine.sentence()}; a demo on loopback, not a claim",
         x_label="achieved batch size (requests, mean)",
         x=x,
         x_names=[f"{size}" for size in points],

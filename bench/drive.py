@@ -11,37 +11,32 @@ the server can do more.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
-from http.client import HTTPConnection
+import sys
 
 import numpy as np
 
-from batchbridge.cython_ext.load import Exchange, Load
+from batchbridge.cython_ext.load import Exchange
+from batchbridge.errors import BatchBridgeError
+from batchbridge.measure.load import run_load
+from batchbridge.measure.traffic import get, learn, random_bodies, request_bytes
 
 VECTORS = 64
 
 
 def scores(host: str) -> list[Exchange]:
     """Requests with vectors of small whole numbers, whose sums are exact in any order of adding."""
-    random = np.random.default_rng(1)
-    made = []
-    for _ in range(VECTORS):
-        vector = random.integers(-100, 100, 16).astype("<f4")
-        head = f"POST /score/sum HTTP/1.1\r\nHost: {host}\r\nContent-Length: {vector.nbytes}\r\n\r\n"
-        made.append(Exchange(head.encode() + vector.tobytes(), body=vector.sum().astype("<f4").tobytes()))
-    return made
+    return [
+        Exchange(
+            request_bytes("POST", "/score/sum", host=host, body=body),
+            body=np.frombuffer(body, "<f4").sum().astype("<f4").tobytes(),
+        )
+        for body in random_bodies("<f4", (16,), VECTORS, seed=1)
+    ]
 
 
-def document(host: str, path: str) -> list[Exchange]:
-    """A GET, whose answer is what the server says the first time."""
-    connection = HTTPConnection(host, timeout=5)
-    connection.request("GET", path)
-    body = connection.getresponse().read()
-    connection.close()
-    return [Exchange(f"GET {path} HTTP/1.1\r\nHost: {host}\r\nUser-Agent: drive\r\n\r\n".encode(), body=body)]
-
-
-def main() -> None:
+def main() -> int:
     """The command."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("host")
@@ -49,13 +44,22 @@ def main() -> None:
     parser.add_argument("case")
     parser.add_argument("--connections", type=int, default=64)
     parser.add_argument("--seconds", type=float, default=3.0)
-    arguments = parser.parse_args()
-    host = f"{arguments.host}:{arguments.port}"
-    exchanges = scores(host) if arguments.case == "score" else document(host, arguments.case)
-    load = Load(arguments.host, arguments.port, exchanges, arguments.connections, arguments.seconds, warmup_s=0.5)
-    figures = load.run()
-    print(json.dumps({name: value for name, value in figures.items() if name != "exchanges"}, default=str))
+    options = parser.parse_args()
+    host = f"{options.host}:{options.port}"
+    try:
+        if options.case == "score":
+            exchanges = scores(host)
+        else:
+            exchanges = learn(options.host, options.port, get(options.case, host=host))
+        figures = run_load(
+            options.host, options.port, exchanges, connections=options.connections, seconds=options.seconds
+        )
+    except BatchBridgeError as error:
+        print(f"drive: {error}", file=sys.stderr)
+        return 1
+    print(json.dumps({name: value for name, value in dataclasses.asdict(figures).items() if name != "histogram"}))
+    return 0 if figures.is_valid else 1
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -10,8 +10,9 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+from batchbridge.measure.traffic import request_bytes
+
 from .soak_traffic import BATCH, FILE, HUGE_SIZE_BYTES, LARGE_SIZE_BYTES, REFUSED, UNEXPECTED, Tally
-from .traffic import request_bytes
 
 #: No act waits longer than this for anything.
 PATIENCE_S = 10.0

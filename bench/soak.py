@@ -32,10 +32,10 @@ from rich.table import Table
 
 from batchbridge.doctor import choose_engine
 from batchbridge.errors import EngineError
+from batchbridge.measure.processes import ServerError, ServerProcess, cores, pinned
 
-from . import machine, soak_app
+from . import soak_app
 from .odd_clients import OddClient
-from .process import ServerError, ServerProcess, cores
 from .reconcile import Check, against_clients, against_log, at_most, at_rest, equal, is_at_rest, within
 from .soak_traffic import Group, Tally, groups, make_site
 
@@ -129,7 +129,7 @@ def soak(console: Console, engine: str, seconds: float, seed: int) -> list[Check
     started = time.monotonic()
     server_cpu, client_cpu = cores()
     watch, total = Watch(), Tally()
-    with tempfile.TemporaryDirectory(prefix="batchbridge-soak-") as scratch, machine.pinned(client_cpu):
+    with tempfile.TemporaryDirectory(prefix="batchbridge-soak-") as scratch, pinned(client_cpu):
         root, log = Path(scratch, "site"), Path(scratch, "access.log")
         root.mkdir()
         make_site(root)

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from batchbridge.cython_ext.load import Exchange, Load
+from batchbridge.measure.processes import ServerProcess
+from batchbridge.measure.traffic import request_bytes
 
 from . import soak_app
-from .process import ServerProcess
-from .traffic import request_bytes
 
 SMALL_FILES = 60
 LARGE_SIZE_BYTES = 1_600_000

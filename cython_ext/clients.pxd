@@ -1,7 +1,9 @@
 # The clients of the load generator: connections that send requests and judge the responses. One thread, one ring.
 from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
+from batchbridge.cython_ext.histogram cimport Histogram
 from batchbridge.cython_ext.ring cimport Ring
+from batchbridge.cython_ext.schedule cimport Schedule
 from batchbridge.cython_ext.verify cimport Expectation, Reader
 
 
@@ -10,13 +12,12 @@ cdef enum:
     PIPELINE_MAX = 1024
     PICKS = 65536                   # requests of the sequence, which is then repeated
     ANSWER_PLACES = 9               # counters of one exchange: its STATUSES_MAX statuses, and all others
-    # Latencies: exact to the microsecond up to EXACT, then EXACT/2 steps for each power of two (0.1%), up to 2**36.
-    EXACT = 2048
-    BUCKETS = 2048 + 25 * 1024
+    PAUSE_US = 20000                # before a new attempt to connect; doubled each time
 
 
 cdef enum Phase:
-    CLIENT_RESTS = 0                # no connection, and none is wanted
+    CLIENT_RESTS = 0                # no connection, and none is wanted yet
+    CLIENT_CONNECTS                 # without a request that leaves at once (open loop, kept connections)
     CLIENT_OPEN
     CLIENT_ENDS                     # the last answer was read; waits for the server's FIN
     CLIENT_PAUSES                   # for the next attempt, at `moment_us`
@@ -35,7 +36,8 @@ cdef enum Failure:
 
 # A request that was sent, and whose answer has not come.
 cdef struct Owed:
-    uint64_t began_us
+    uint64_t intended_us            # when it should have been sent; closed loop: when it was
+    uint64_t began_us               # when it was sent
     uint32_t exchange
 
 
@@ -44,6 +46,7 @@ cdef struct Client:
     uint32_t generation
     uint8_t phase                   # Phase
     uint8_t is_sending              # pipelined: a piece of `out` is under way
+    uint8_t is_listed               # among those of `free`
     uint16_t failures               # in a row, without an answer between
     uint16_t owed_first             # in `owed`, a ring of run.pipeline places
     uint16_t owed_count
@@ -59,6 +62,7 @@ cdef struct Figures:
     uint64_t issued                 # requests sent
     uint64_t responses              # whole ones
     uint64_t unanswered             # requests whose connection ended before their answer
+    uint64_t unissued               # requests of the schedule that were never sent
     uint64_t opened                 # connections
     uint64_t hopeless               # clients that gave up
     uint64_t answers_wrong
@@ -70,13 +74,13 @@ cdef struct Figures:
     uint8_t first_wrong_kind        # Wrong
     int64_t first_wrong_length
     # Of the measured time; all above are of the whole run.
-    uint64_t requests
+    uint64_t requests               # answers
+    uint64_t offered                # requests that the schedule had
     uint64_t bytes
-    uint64_t latency_sum_us
-    uint64_t latency_us_max
     uint64_t loops
     uint64_t system_calls
-    uint64_t cpu_ns
+    uint64_t cpu_ns                 # of the thread
+    uint64_t core_wait_ns           # in which the thread could have run, and its core ran others
     uint64_t began_us
     uint64_t ended_us
 
@@ -102,23 +106,46 @@ cdef struct Run:
     uint32_t *picks                 # PICKS numbers of exchanges
     Client *clients                 # client_count of them, with `fd` -1, `owed` of `pipeline` places, and `out`
     uint64_t *answered              # ANSWER_PLACES for each exchange
-    uint64_t *latencies             # BUCKETS of them
+    Histogram latencies             # from when a request should have been sent
+    Histogram services              # open loop: from when it was
+    Histogram lateness              # open loop: until the client looked at a request that was due
+    double rate_per_s               # open loop: 0 is a closed one
+    uint8_t is_poisson
+    uint64_t seed
+    Schedule schedule
+    uint32_t *free                  # open loop: a ring of client_count places
     bint (*tick)(void *) noexcept nogil     # called ten times a second with `owner`; True ends the run
     void *owner
     # What is going on.
     Ring ring
     uint64_t now_us
     uint64_t tick_us
+    int schedstat                   # the thread's file of that name; -1: this kernel has none
+    uint64_t schedule_began_us
+    uint64_t begin_us               # of the measured time
+    uint64_t end_us
+    uint64_t drawn                  # requests of the schedule so far
+    uint32_t free_first             # clients that may send, in the order in which they became free; some cannot
+    uint32_t free_count             # any more, which is seen when their turn comes
+    uint8_t is_open                 # loop
+    uint8_t scheduling              # open loop: further requests become due
     uint8_t issuing                 # further requests may leave
     uint8_t measuring
     uint8_t stopping                # set it to end the run at the next tick
     Figures figures
 
 
-# Runs the load to its end, on a ring of the calling thread. 0, or -errno: of the ring's set-up (then nothing was sent),
-# or of a ring that stopped working.
-cdef int run_clients(Run *run) noexcept nogil
-
-cdef uint32_t bucket_of(uint64_t latency_us) noexcept nogil
-# The least latency that a bucket counts; the least of the next one is beyond it.
-cdef uint64_t bucket_least(uint32_t bucket) noexcept nogil
+# Sends the next request of the sequence on an open connection that owes less than run.pipeline answers. False: there is
+# no space for it until more of what was gathered has left.
+cdef bint send_request(Run *run, Client *client, uint64_t intended_us) noexcept nogil
+# Pipelined: lets what was gathered leave, one piece at a time, so that no byte overtakes another.
+cdef void post_out(Run *run, Client *client) noexcept nogil
+# Connects. Closed loop: and sends. Open loop with a connection for each request: and sends the first that waits; else
+# the client is free when the connection stands.
+cdef void open_client(Run *run, Client *client) noexcept nogil
+# The connection, or the attempt at one, has failed; another follows unless too many have.
+cdef void fail(Run *run, Client *client, int failure) noexcept nogil
+# Open loop: a client that can send. Does nothing where it is listed already.
+cdef void offer(Run *run, Client *client) noexcept nogil
+# Takes all completions that are there.
+cdef void reap(Run *run) noexcept nogil

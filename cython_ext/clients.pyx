@@ -1,6 +1,7 @@
-"""Closed-loop clients: each sends its next request when an answer has come, so that the server's speed sets the rate.
+"""The clients: connections that send requests, and judge what comes back.
 
-The rules:
+In a closed loop a client sends its next request when an answer has come. In an open one it is free then, and pace.pyx
+gives it a request that is due. The rules:
 
 - A request leaves by one entry without a completion of its own. That it failed is told by the receiving side, which
   always hears of it too. Pipelined requests are gathered, and leave piece by piece, so that no byte overtakes another.
@@ -8,28 +9,18 @@ The rules:
   descriptor is closed by an entry, which is carried out behind the entries that still name it.
 - Each answer is read to its last byte and compared. What was wrong is counted, and the first of it remembered.
 - All memory is taken before the first request leaves.
-- When to send is issue()'s callers' business, so an open loop needs another caller and no other clients.
+- A free client is listed once. It may have lost its connection before its turn comes, and is passed over then.
 """
-from libc.errno cimport EAGAIN, EBUSY, ECONNREFUSED, ECONNRESET, ENOBUFS, ENOTCONN, EPIPE
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.errno cimport ECONNREFUSED, ECONNRESET, ENOBUFS, ENOTCONN, EPIPE
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 
+from batchbridge.cython_ext.histogram cimport histogram_add
 from batchbridge.cython_ext.ring cimport *
+from batchbridge.cython_ext.schedule cimport schedule_pop
 from batchbridge.cython_ext.verify cimport (
     READ_MALFORMED, READ_MORE, READ_WHOLE, WRONG_BODY, WRONG_LENGTH, WRONG_STATUS, Reader, read_end, read_response,
     reader_next)
-
-
-cdef extern from "compat.h" nogil:
-    uint64_t bb_now_us() noexcept
-
-
-cdef extern from "<time.h>" nogil:
-    struct timespec:
-        long tv_sec
-        long tv_nsec
-    int clock_gettime(int, timespec *) noexcept
-    int CLOCK_THREAD_CPUTIME_ID
 
 
 cdef extern from "<sys/socket.h>" nogil:
@@ -53,19 +44,8 @@ cdef extern from "<netinet/tcp.h>" nogil:
     int TCP_NODELAY
 
 
-cdef extern from "<unistd.h>" nogil:
-    int close(int) noexcept
-
-
 cdef enum:
-    SUBMISSION_ENTRIES = 4096
-    COMPLETION_ENTRIES = 65536
     COMPLETIONS_AT_ONCE = 256
-    RECEIVE_BUFFER_SIZE_BYTES = 16384
-    RECEIVE_BUFFERS_MIN = 128
-    RECEIVE_BUFFERS_MAX = 4096
-    TICK_US = 100000                # time-outs and new attempts are looked at this often
-    PAUSE_US = 20000                # before a new attempt to connect; doubled each time
     PAUSE_US_MAX = 1000000
 
 
@@ -92,7 +72,6 @@ cdef void arm_receive(Run *run, Client *client) noexcept nogil:
 
 
 cdef void post_out(Run *run, Client *client) noexcept nogil:
-    """Pipelined: lets the gathered requests leave, one piece at a time, so that no byte overtakes another."""
     cdef io_uring_sqe *entry
     if client.is_sending or client.out_sent == client.out_used:
         return
@@ -103,33 +82,52 @@ cdef void post_out(Run *run, Client *client) noexcept nogil:
     client.is_sending = 1
 
 
-cdef void issue(Run *run, Client *client) noexcept nogil:
-    """Sends as many requests as the connection may owe answers for."""
+cdef bint send_request(Run *run, Client *client, uint64_t intended_us) noexcept nogil:
     cdef io_uring_sqe *entry
+    cdef uint32_t exchange = run.picks[run.figures.issued % PICKS]
+    cdef uint32_t length = run.data_length[exchange]
     cdef Owed *owed
-    cdef uint32_t exchange, length
+    if run.pipeline == 1:
+        entry = ring_entry(&run.ring)
+        io_uring_prep_send(entry, client.fd, run.data[exchange], length, MSG_NOSIGNAL | MSG_WAITALL)
+        entry.flags = <uint8_t>IOSQE_CQE_SKIP_SUCCESS
+        entry.user_data = tag(run, OPERATION_SEND, client)
+    else:
+        if client.out_used + length > run.out_size_bytes:
+            return False
+        memcpy(client.out + client.out_used, run.data[exchange], length)
+        client.out_used += length
+    if client.owed_count == 0:
+        client.moment_us = run.now_us       # the server has its time from now on
+    owed = &client.owed[(client.owed_first + client.owed_count) % run.pipeline]
+    owed.exchange = exchange
+    owed.intended_us = intended_us
+    owed.began_us = run.now_us
+    client.owed_count += 1
+    run.figures.issued += 1
+    if run.requests_max and run.figures.issued >= run.requests_max:
+        run.issuing = 0
+    return True
+
+
+cdef void go_on(Run *run, Client *client) noexcept nogil:
+    """A connection that may have room for requests. Closed loop: sends as many as it may owe answers for."""
+    if run.is_open:
+        offer(run, client)
+        return
     while client.owed_count < run.pipeline and run.issuing:
-        exchange = run.picks[run.figures.issued % PICKS]
-        length = run.data_length[exchange]
-        if run.pipeline == 1:
-            entry = ring_entry(&run.ring)
-            io_uring_prep_send(entry, client.fd, run.data[exchange], length, MSG_NOSIGNAL | MSG_WAITALL)
-            entry.flags = <uint8_t>IOSQE_CQE_SKIP_SUCCESS
-            entry.user_data = tag(run, OPERATION_SEND, client)
-        else:
-            if client.out_used + length > run.out_size_bytes:
-                break
-            memcpy(client.out + client.out_used, run.data[exchange], length)
-            client.out_used += length
-        owed = &client.owed[(client.owed_first + client.owed_count) % run.pipeline]
-        owed.exchange = exchange
-        owed.began_us = run.now_us
-        client.owed_count += 1
-        run.figures.issued += 1
-        if run.requests_max and run.figures.issued >= run.requests_max:
-            run.issuing = 0
+        if not send_request(run, client, run.now_us):
+            break
     if run.pipeline > 1:
         post_out(run, client)
+
+
+cdef void offer(Run *run, Client *client) noexcept nogil:
+    if client.is_listed:
+        return
+    client.is_listed = 1
+    run.free[(run.free_first + run.free_count) % run.client_count] = <uint32_t>(client - run.clients)
+    run.free_count += 1
 
 
 # --- a connection's life ---------------------------------------------------------------------------------------------
@@ -145,14 +143,18 @@ cdef void open_client(Run *run, Client *client) noexcept nogil:
     # A link does not reach over a submission, which a full queue would force between the two.
     if io_uring_sq_space_left(&run.ring.uring) < 4:
         io_uring_submit(&run.ring.uring)
-    client.phase = CLIENT_OPEN
+    client.phase = CLIENT_CONNECTS if run.is_open and not run.closes else CLIENT_OPEN
     client.moment_us = run.now_us
     run.figures.opened += 1
     entry = ring_entry(&run.ring)
     io_uring_prep_connect(entry, client.fd, <const sockaddr *>run.address, run.address_length)
-    entry.flags = <uint8_t>(IOSQE_CQE_SKIP_SUCCESS | IOSQE_IO_LINK)
     entry.user_data = tag(run, OPERATION_CONNECT, client)
-    issue(run, client)
+    if client.phase == CLIENT_OPEN:
+        entry.flags = <uint8_t>(IOSQE_CQE_SKIP_SUCCESS | IOSQE_IO_LINK)
+        if run.is_open:
+            send_request(run, client, schedule_pop(&run.schedule))
+        else:
+            go_on(run, client)
     arm_receive(run, client)        # waits for data from whenever the connection stands
 
 
@@ -176,6 +178,11 @@ cdef void close_client(Run *run, Client *client, bint is_over) noexcept nogil:
     client.phase = CLIENT_RESTS
 
 
+cdef void pause(Run *run, Client *client, uint64_t pause_us) noexcept nogil:
+    client.phase = CLIENT_PAUSES
+    client.moment_us = run.now_us + pause_us
+
+
 cdef void open_again(Run *run, Client *client) noexcept nogil:
     cdef uint64_t pause_us
     if not run.issuing:
@@ -185,8 +192,10 @@ cdef void open_again(Run *run, Client *client) noexcept nogil:
         run.figures.hopeless += 1
     elif client.failures:
         pause_us = <uint64_t>PAUSE_US << min(<uint16_t>(client.failures - 1), <uint16_t>16)
-        client.phase = CLIENT_PAUSES
-        client.moment_us = run.now_us + min(pause_us, <uint64_t>PAUSE_US_MAX)
+        pause(run, client, min(pause_us, <uint64_t>PAUSE_US_MAX))
+    elif run.is_open and run.closes:
+        client.phase = CLIENT_RESTS
+        offer(run, client)
     else:
         open_client(run, client)
 
@@ -204,20 +213,20 @@ cdef void count_answer(Run *run, Client *client, const Owed *owed) noexcept nogi
     """A whole response; the reader knows what was wrong with it."""
     cdef Figures *figures = &run.figures
     cdef Reader *reader = &client.reader
-    cdef uint64_t latency_us
     client.failures = 0
     figures.responses += 1
     figures.statuses[reader.status] += 1
     run.answered[owed.exchange * ANSWER_PLACES + reader.slot] += 1
     if reader.wrong:
         count_wrong(figures, reader, owed.exchange)
-    if not run.measuring:
-        return
-    latency_us = run.now_us - owed.began_us
-    figures.requests += 1
-    figures.latency_sum_us += latency_us
-    figures.latency_us_max = max(figures.latency_us_max, latency_us)
-    run.latencies[bucket_of(latency_us)] += 1
+    figures.requests += run.measuring
+    if not run.is_open:
+        if run.measuring:
+            histogram_add(&run.latencies, run.now_us - owed.began_us)
+    elif run.begin_us <= owed.intended_us < run.end_us:
+        # Whenever its answer comes: the slow ones of the last moments would else be left out.
+        histogram_add(&run.latencies, run.now_us - owed.intended_us)
+        histogram_add(&run.services, run.now_us - owed.began_us)
 
 
 cdef void count_wrong(Figures *figures, const Reader *reader, uint32_t exchange) noexcept nogil:
@@ -262,7 +271,7 @@ cdef void take_bytes(Run *run, Client *client, char *data, uint32_t length) noex
             client.owed_count = 0
         reader_next(&client.reader)
     if client.phase == CLIENT_OPEN:
-        issue(run, client)
+        go_on(run, client)
 
 
 cdef void take_end(Run *run, Client *client) noexcept nogil:
@@ -274,6 +283,11 @@ cdef void take_end(Run *run, Client *client) noexcept nogil:
             return
         count_answer(run, client, owed)
         client.owed_count -= 1
+    elif client.phase != CLIENT_ENDS:
+        # It was kept open for nothing: the server's right, but no reason to connect as fast as it closes.
+        close_client(run, client, True)
+        pause(run, client, PAUSE_US)
+        return
     close_client(run, client, True)
     open_again(run, client)
 
@@ -309,7 +323,7 @@ cdef void on_sent(Run *run, Client *client, int result) noexcept nogil:
     if client.out_sent == client.out_used:
         client.out_sent = client.out_used = 0
     if client.phase == CLIENT_OPEN:
-        issue(run, client)
+        go_on(run, client)
 
 
 cdef void on_completion(Run *run, uint64_t user_data, int result, uint32_t flags) noexcept nogil:
@@ -324,6 +338,9 @@ cdef void on_completion(Run *run, uint64_t user_data, int result, uint32_t flags
             on_sent(run, client, result)
         elif result < 0:
             fail(run, client, failure_of(-result))
+        elif client.phase == CLIENT_CONNECTS:
+            client.phase = CLIENT_OPEN
+            offer(run, client)
     if flags & IORING_CQE_F_BUFFER:
         ring_give_back(&run.ring, flags >> IORING_CQE_BUFFER_SHIFT)
 
@@ -338,135 +355,5 @@ cdef void reap(Run *run) noexcept nogil:
         for index in range(count):
             on_completion(run, completions[index].user_data, completions[index].res, completions[index].flags)
         io_uring_cq_advance(&run.ring.uring, count)
-    ring_show_buffers(&run.ring)
-
-
-# --- time ------------------------------------------------------------------------------------------------------------
-
-cdef uint64_t thread_cpu_ns() noexcept nogil:
-    cdef timespec time
-    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time)
-    return <uint64_t>time.tv_sec * 1000000000 + <uint64_t>time.tv_nsec
-
-
-cdef void measure(Run *run, bint on) noexcept nogil:
-    """The measured time begins, or ends. Unsigned differences: what is subtracted first is added later."""
-    if run.measuring == on:
-        return
-    run.measuring = on
-    if on:
-        run.figures.began_us = run.now_us
-        run.figures.cpu_ns -= thread_cpu_ns()
-        run.figures.system_calls -= run.ring.system_calls
-    else:
-        run.figures.ended_us = run.now_us
-        run.figures.cpu_ns += thread_cpu_ns()
-        run.figures.system_calls += run.ring.system_calls
-
-
-cdef void tick(Run *run) noexcept nogil:
-    cdef uint32_t index
-    cdef Client *client
-    run.tick_us = run.now_us + TICK_US
-    for index in range(run.client_count):
-        client = &run.clients[index]
-        if client.phase == CLIENT_PAUSES:
-            if not run.issuing:
-                client.phase = CLIENT_RESTS
-            elif client.moment_us <= run.now_us:
-                open_client(run, client)
-        elif (client.phase == CLIENT_ENDS or client.owed_count) and client.moment_us + run.timeout_us <= run.now_us:
-            fail(run, client, FAILURE_TIMED_OUT)
-    if run.tick(run.owner):
-        run.stopping = 1
-
-
-cdef bint is_busy(const Run *run) noexcept nogil:
-    cdef uint32_t index
-    for index in range(run.client_count):
-        if run.clients[index].owed_count or run.clients[index].phase == CLIENT_ENDS:
-            return True
-    return False
-
-
-cdef int64_t wait_us(const Run *run, uint64_t end_us) noexcept nogil:
-    """Until the next tick, or until the measured time ends."""
-    cdef uint64_t until_us = min(run.tick_us, end_us) if run.issuing else run.tick_us
-    return <int64_t>(until_us - run.now_us) if until_us > run.now_us else 1
-
-
-cdef int loop(Run *run) noexcept nogil:
-    cdef uint64_t begin_us = run.now_us + run.warmup_us
-    cdef uint64_t end_us = begin_us + run.seconds_us
-    cdef uint64_t until_us = 0          # the drain's end
-    cdef int result = 0
-    while until_us == 0 or (is_busy(run) and run.now_us < until_us):
-        result = ring_submit_and_wait(&run.ring, wait_us(run, end_us))
-        run.now_us = bb_now_us()
-        run.figures.loops += run.measuring
-        if result < 0 and result != -EAGAIN and result != -EBUSY:
-            return result
-        if run.now_us >= end_us or run.stopping or run.figures.hopeless == run.client_count:
-            run.issuing = 0
-            measure(run, False)
-        elif run.now_us >= begin_us:
-            measure(run, True)
-        reap(run)
-        if run.now_us >= run.tick_us:
-            tick(run)
-        if not run.issuing and until_us == 0:
-            until_us = run.now_us + run.drain_us
-    return 0
-
-
-cdef int run_clients(Run *run) noexcept nogil:
-    cdef uint32_t buffers = RECEIVE_BUFFERS_MIN
-    cdef uint32_t index
-    cdef int result = ring_open(&run.ring, SUBMISSION_ENTRIES, COMPLETION_ENTRIES)
-    if result < 0:
-        return result
-    # Few where few are needed: they are used in turn, and those of one turn should fit the processor's cache.
-    while buffers < 2 * run.client_count and buffers < RECEIVE_BUFFERS_MAX:
-        buffers *= 2
-    result = ring_provide(&run.ring, buffers, RECEIVE_BUFFER_SIZE_BYTES)
-    if result == 0:
-        run.figures.first_wrong = -1
-        run.now_us = bb_now_us()
-        run.tick_us = run.now_us + TICK_US
-        run.issuing = 1
-        measure(run, run.warmup_us == 0)
-        for index in range(run.client_count):
-            if run.issuing:
-                open_client(run, &run.clients[index])
-        result = loop(run)
-        measure(run, False)
-        close_all(run)
-    ring_close(&run.ring)
-    return result
-
-
-cdef void close_all(Run *run) noexcept nogil:
-    cdef uint32_t index
-    cdef Client *client
-    ring_submit_and_wait(&run.ring, 0)      # what is queued still names descriptors
-    for index in range(run.client_count):
-        client = &run.clients[index]
-        run.figures.unanswered += client.owed_count
-        if client.fd >= 0:
-            shutdown(client.fd, SHUT_RDWR)
-            close(client.fd)
-            client.fd = -1
-
-
-# --- latencies -------------------------------------------------------------------------------------------------------
-
-cdef uint32_t bucket_of(uint64_t latency_us) noexcept nogil:
-    cdef uint32_t shift = 0
-    while latency_us >> shift >= EXACT:
-        shift += 1
-    return min(<uint32_t>(BUCKETS - 1), <uint32_t>(shift * (EXACT // 2) + (latency_us >> shift)))
-
-
-cdef uint64_t bucket_least(uint32_t bucket) noexcept nogil:
-    cdef uint32_t shift = 0 if bucket < EXACT else bucket // (EXACT // 2) - 1
-    return <uint64_t>(bucket - shift * (EXACT // 2)) << shift
+        # Within the loop: clients that found no buffer ask again, and would do so forever.
+        ring_show_buffers(&run.ring)

@@ -3,12 +3,14 @@ from typing import Any
 
 FAILURE_NAMES: tuple[str, ...]
 WRONG_NAMES: tuple[str, ...]
+ARRIVALS: tuple[str, ...]
 LATENCY_SHARES: dict[str, float]
 
 class Exchange:
     data: bytes
     weight: float
     statuses: tuple[int, ...]
+    is_status_given: bool
     body: bytes | None
     length: int | None
     crc32: int | None
@@ -18,7 +20,7 @@ class Exchange:
         data: bytes,
         *,
         weight: float = 1.0,
-        statuses: Iterable[int] = (200,),
+        statuses: Iterable[int] | None = None,
         body: bytes | None = None,
         length: int | None = None,
         crc32: int | None = None,
@@ -27,8 +29,6 @@ class Exchange:
     def closing(self) -> bytes: ...
 
 def sequence(exchanges: Sequence[Exchange], seed: int) -> list[int]: ...
-def percentile(histogram: Iterable[tuple[int, int]], share: float) -> int: ...
-def bucket_bounds(latency_us: int) -> tuple[int, int]: ...
 def allow_descriptors(needed: int) -> None: ...
 
 class Load:
@@ -48,6 +48,8 @@ class Load:
         timeout_s: float = 10.0,
         drain_s: float = 5.0,
         retries: int = 10,
+        rate_per_s: float | None = None,
+        arrivals: str = "poisson",
     ) -> None: ...
     @property
     def exchanges(self) -> list[Exchange]: ...

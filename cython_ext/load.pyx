@@ -1,7 +1,7 @@
 """The load generator: many clients on one thread, without the GIL, at a few microseconds a request.
 
-Closed loop; what sends, receives and judges is in clients.pyx and verify.pyx. Here is what Python sees of it: requests
-with what is expected of their responses, the run, and its figures.
+Closed or open loop (pace.pyx); what sends, receives and judges is in clients.pyx and verify.pyx. Here is what Python
+sees of it: requests with what is expected of their responses, the run, and its figures.
 """
 import os
 import random
@@ -15,10 +15,14 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset
 
 from batchbridge.cython_ext.clients cimport (
-    ANSWER_PLACES, BUCKETS, CLIENTS_MAX, FAILURE_COUNT, PICKS, PIPELINE_MAX, Client, Owed, Run, bucket_least,
-    bucket_of, run_clients)
+    ANSWER_PLACES, CLIENTS_MAX, FAILURE_COUNT, PICKS, PIPELINE_MAX, Client, Owed, Run)
+from batchbridge.cython_ext.histogram cimport BUCKETS, Histogram, bucket_least
+from batchbridge.cython_ext.pace cimport run_clients
+from batchbridge.cython_ext.schedule cimport WAITING_MAX
 from batchbridge.cython_ext.verify cimport (
     STATUSES_MAX, WRONG_LENGTH, WRONG_STATUS, Expectation)
+
+from batchbridge.cython_ext.histogram import percentile
 
 
 cdef extern from "<sys/socket.h>" nogil:
@@ -28,11 +32,14 @@ cdef extern from "<sys/socket.h>" nogil:
 cdef enum:
     OUT_SIZE_BYTES_MIN = 65536      # of a client's pipelined requests on their way, where one request is not larger
     RETRIES_MAX = 10000
+    RATE_PER_S_MAX = 10000000
     DESCRIPTORS_SPARE = 64          # of a process, beside those of the clients
 
 
 FAILURE_NAMES = ("refused", "connect", "reset", "closed_early", "malformed", "timed_out")
 WRONG_NAMES = ("status", "length", "body")
+
+ARRIVALS = ("poisson", "constant")
 
 LATENCY_SHARES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}
 
@@ -45,14 +52,17 @@ class Exchange:
     `data`: the whole request as it goes over the wire. `weight`: its share of all requests is this by the sum of all
     weights. `statuses`: those that are right; `body`, or `length` and `crc32` (as zlib has it), are compared where the
     first of them comes. `name`: how reports call it. Raises ValueError for what makes no sense.
+
+    Without `statuses` it is 200, and `is_status_given` is false.
     """
 
-    __slots__ = ("data", "weight", "statuses", "body", "length", "crc32", "name")
+    __slots__ = ("data", "weight", "statuses", "body", "length", "crc32", "name", "is_status_given")
 
-    def __init__(self, data, *, weight=1.0, statuses=(200,), body=None, length=None, crc32=None, name=None):
+    def __init__(self, data, *, weight=1.0, statuses=None, body=None, length=None, crc32=None, name=None):
         self.data = bytes(data)
         self.weight = float(weight)
-        self.statuses = tuple(statuses)
+        self.is_status_given = statuses is not None
+        self.statuses = tuple(statuses) if self.is_status_given else (200,)
         self.body = body if body is None else bytes(body)
         self.length = len(self.body) if self.body is not None else length
         self.crc32 = crc32
@@ -89,28 +99,6 @@ def sequence(exchanges, seed):
     return order[:PICKS]
 
 
-# --- latencies -------------------------------------------------------------------------------------------------------
-
-def percentile(histogram, share):
-    """The latency that `share` (0 to 1) of the requests do not exceed; 0 where there are none.
-
-    `histogram`: pairs of a latency and the number of requests that took it, in rising order.
-    """
-    total = sum(count for _, count in histogram)
-    seen = 0
-    for latency_us, count in histogram:
-        seen += count
-        if seen >= total * share:
-            return latency_us
-    return 0
-
-
-def bucket_bounds(latency_us):
-    """The least and the largest latency that are counted together with this one."""
-    cdef uint32_t bucket = bucket_of(latency_us)
-    return bucket_least(bucket), bucket_least(bucket + 1) - 1
-
-
 def allow_descriptors(needed):
     """Raises this process's limit of open files, as far as it may."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -121,13 +109,41 @@ def allow_descriptors(needed):
 
 # --- the run ---------------------------------------------------------------------------------------------------------
 
+cdef bint take_buckets(Histogram *histogram):
+    """Makes a histogram empty; False: there is no memory."""
+    histogram.count = histogram.sum_us = histogram.max_us = 0
+    histogram.buckets = <uint64_t *>calloc(BUCKETS, sizeof(uint64_t))
+    return histogram.buckets is not NULL
+
+
+cdef list pairs_of(const Histogram *histogram):
+    """The largest time of each bucket, and how many it counts."""
+    cdef uint32_t bucket
+    if histogram.buckets is NULL:
+        return []
+    return [(bucket_least(bucket + 1) - 1, histogram.buckets[bucket])
+            for bucket in range(BUCKETS) if histogram.buckets[bucket]]
+
+
+cdef dict figures_of(const Histogram *histogram):
+    """Percentiles (each the largest time of its bucket, but no more than there was), maximum and mean."""
+    pairs = pairs_of(histogram)
+    found = {name: min(percentile(pairs, share), histogram.max_us) for name, share in LATENCY_SHARES.items()}
+    return {**found, "max": histogram.max_us, "mean": histogram.sum_us / max(histogram.count, 1)}
+
+
 cdef bint on_tick(void *owner) noexcept nogil:
     with gil:
         return (<Load>owner).check_signals()
 
 
 cdef class Load:
-    """Load on one server: `connections` clients, each with `pipeline` requests under way, for `seconds`.
+    """Load on one server: `connections` clients, each with up to `pipeline` requests under way, for `seconds`.
+
+    Closed loop: a client sends its next request when an answer has come. With `rate_per_s` an open loop: requests are
+    due at moments that were drawn beforehand (from `seed`), with the same gap between all ("constant") or exponential
+    ones ("poisson"); they leave on the connection that is free for longest, or wait for one, and their latency counts
+    from the moment at which they were due.
 
     `exchanges` come in an order that `seed` fixes. `close`: a connection for each request, which then asks for it.
     `warmup_s` goes before the measured time, `drain_s` at most after it, in which what was sent is still answered.
@@ -144,7 +160,8 @@ cdef class Load:
     cdef bint is_running
 
     def __init__(self, host, port, exchanges, connections=64, seconds=5.0, *, warmup_s=0.0, requests_max=0, close=False,
-                 pipeline=1, seed=1, timeout_s=10.0, drain_s=5.0, retries=10):
+                 pipeline=1, seed=1, timeout_s=10.0, drain_s=5.0, retries=10, rate_per_s=None,
+                 arrivals="poisson"):
         self.exchanges = list(exchanges)
         if not 1 <= len(self.exchanges) <= PICKS:
             raise ValueError(f"{len(self.exchanges)} exchanges are not 1 to {PICKS}")
@@ -158,9 +175,14 @@ cdef class Load:
             raise ValueError(f"retries: {retries} is not 0 to {RETRIES_MAX}")
         if seconds <= 0 or timeout_s <= 0 or warmup_s < 0 or drain_s < 0 or requests_max < 0:
             raise ValueError("seconds and timeout_s must be above 0, and the other figures not below")
+        if rate_per_s is not None and not 0 < rate_per_s <= RATE_PER_S_MAX:
+            raise ValueError(f"rate_per_s: {rate_per_s} is not above 0 and up to {RATE_PER_S_MAX}")
+        if arrivals not in ARRIVALS:
+            raise ValueError(f"arrivals: {arrivals!r} is neither of {', '.join(ARRIVALS)}")
         self.settings = {"host": host, "port": port, "connections": connections, "seconds": seconds,
                          "warmup_s": warmup_s, "requests_max": requests_max, "close": close, "pipeline": pipeline,
-                         "seed": seed, "timeout_s": timeout_s, "drain_s": drain_s, "retries": retries}
+                         "seed": seed, "timeout_s": timeout_s, "drain_s": drain_s, "retries": retries,
+                         "rate_per_s": rate_per_s, "arrivals": arrivals}
         self.set_address(host, port)
 
     cdef set_address(self, host, port):
@@ -233,6 +255,9 @@ cdef class Load:
         run.warmup_us = int(settings["warmup_s"] * 1e6)
         run.timeout_us = int(settings["timeout_s"] * 1e6)
         run.drain_us = int(settings["drain_s"] * 1e6)
+        run.rate_per_s = settings["rate_per_s"] or 0
+        run.is_poisson = settings["arrivals"] == "poisson"
+        run.seed = settings["seed"] & 0xFFFFFFFFFFFFFFFF
         run.tick = on_tick
         run.owner = <void *>self
         self.requests = [exchange.closing() if run.closes else exchange.data for exchange in self.exchanges]
@@ -256,7 +281,9 @@ cdef class Load:
         run.expected = <Expectation *>calloc(len(self.exchanges), sizeof(Expectation))
         run.answered = <uint64_t *>calloc(len(self.exchanges), ANSWER_PLACES * sizeof(uint64_t))
         run.picks = <uint32_t *>calloc(PICKS, sizeof(uint32_t))
-        run.latencies = <uint64_t *>calloc(BUCKETS, sizeof(uint64_t))
+        run.free = <uint32_t *>calloc(run.client_count, sizeof(uint32_t))
+        run.schedule.moments_us = <uint64_t *>calloc(WAITING_MAX if run.rate_per_s else 1, sizeof(uint64_t))
+        has_histograms = all([take_buckets(&run.latencies), take_buckets(&run.services), take_buckets(&run.lateness)])
         if run.clients is not NULL and owed is not NULL:
             run.clients[0].owed = owed
             run.clients[0].out = out
@@ -265,7 +292,8 @@ cdef class Load:
             free(out)
             owed = NULL
         if (owed is NULL or (run.out_size_bytes and out is NULL) or run.data is NULL or run.data_length is NULL
-                or run.expected is NULL or run.answered is NULL or run.picks is NULL or run.latencies is NULL):
+                or run.expected is NULL or run.answered is NULL or run.picks is NULL or run.free is NULL
+                or run.schedule.moments_us is NULL or not has_histograms):
             raise MemoryError
         for index in range(run.client_count):
             run.clients[index].fd = -1
@@ -300,14 +328,20 @@ cdef class Load:
         free(run.expected)
         free(run.answered)
         free(run.picks)
-        free(run.latencies)
+        free(run.free)
+        free(run.schedule.moments_us)
+        free(run.latencies.buckets)
+        free(run.services.buckets)
+        free(run.lateness.buckets)
         run.clients = NULL
         run.data = NULL
         run.data_length = NULL
         run.expected = NULL
         run.answered = NULL
         run.picks = NULL
-        run.latencies = NULL
+        run.free = NULL
+        run.schedule.moments_us = NULL
+        run.latencies.buckets = run.services.buckets = run.lateness.buckets = NULL
 
     def __dealloc__(self):
         self.release()
@@ -315,12 +349,11 @@ cdef class Load:
     # --- figures ---
 
     def histogram(self):
-        """Latencies of the measured requests: (microseconds, count), the largest of each bucket, in rising order."""
-        cdef uint32_t bucket
-        if self.run_data.latencies is NULL:
-            return []
-        return [(bucket_least(bucket + 1) - 1, self.run_data.latencies[bucket])
-                for bucket in range(BUCKETS) if self.run_data.latencies[bucket]]
+        """Latencies of the measured requests: (microseconds, count), the largest of each bucket, in rising order.
+
+        That is at most 0.1% above the latency of any request in the bucket.
+        """
+        return pairs_of(&self.run_data.latencies)
 
     def answered(self):
         """How often each exchange was answered, by status, in the order of `exchanges`; 0 stands for all statuses that
@@ -352,31 +385,40 @@ cdef class Load:
     def results(self):
         """The figures of the run, as plain data.
 
-        Of the measured time: seconds, requests, requests_per_s, bytes (received), latency_us (p50, p90, p99, p999, max,
-        mean), client (cpu_s, idle_share, system_calls, loops). Of the whole run: sent, responses, unanswered, statuses,
-        wrong (answers; by status, length and body), wrong_example, errors (connections that failed, by kind),
-        connections (opened, gave_up).
+        Of the measured time: seconds, began_us and ended_us (of CLOCK_MONOTONIC), requests (answered), requests_per_s,
+        bytes (received), latency_us (p50, p90, p99, p999, max, mean), client (cpu_s, core_wait_s, idle_share,
+        system_calls, loops); it is idle when it neither runs nor waits for its core.
+        Of the whole run: sent, responses, unanswered, statuses, wrong (answers; by status, length and body),
+        wrong_example, errors (connections that failed, by kind), connections (opened, gave_up), unissued.
+
+        Open loop, else None: offered_per_s, requests that were due in the measured time; latency_us is of these,
+        whenever they were answered, and of unissued ones until the end; service_us, of the answered from when they
+        were sent; late_us (p99, max), how long after its moment the client looked at a request, which is its own fault.
         """
         cdef Run *run = &self.run_data
         cdef uint32_t index
         seconds = max(run.figures.ended_us - run.figures.began_us, 1) / 1e6
         requests = run.figures.requests
-        histogram = self.histogram()
-        latencies = {name: min(percentile(histogram, share), run.figures.latency_us_max)
-                     for name, share in LATENCY_SHARES.items()}
+        lateness = figures_of(&run.lateness)
+        busy_s = (run.figures.cpu_ns + run.figures.core_wait_ns) / 1e9
         return {
             "seconds": seconds,
+            "began_us": run.figures.began_us,
+            "ended_us": run.figures.ended_us,
             "requests": requests,
             "requests_per_s": requests / seconds,
+            "offered_per_s": run.figures.offered / seconds if run.is_open else None,
             "bytes": run.figures.bytes,
-            "latency_us": {**latencies, "max": run.figures.latency_us_max,
-                           "mean": run.figures.latency_sum_us / max(requests, 1)},
-            "client": {"cpu_s": run.figures.cpu_ns / 1e9,
-                       "idle_share": max(0.0, 1 - run.figures.cpu_ns / 1e9 / seconds),
+            "latency_us": figures_of(&run.latencies),
+            "service_us": figures_of(&run.services) if run.is_open else None,
+            "late_us": {"p99": lateness["p99"], "max": lateness["max"]} if run.is_open else None,
+            "client": {"cpu_s": run.figures.cpu_ns / 1e9, "core_wait_s": run.figures.core_wait_ns / 1e9,
+                       "idle_share": max(0.0, 1 - busy_s / seconds),
                        "system_calls": run.figures.system_calls, "loops": run.figures.loops},
             "sent": run.figures.issued,
             "responses": run.figures.responses,
             "unanswered": run.figures.unanswered,
+            "unissued": run.figures.unissued,
             "statuses": {index: run.figures.statuses[index] for index in range(600) if run.figures.statuses[index]},
             "wrong": {"answers": run.figures.answers_wrong,
                       **{name: run.figures.wrong[index] for index, name in enumerate(WRONG_NAMES)}},

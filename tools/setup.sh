@@ -2,7 +2,7 @@
 # Makes a fresh checkout ready: Debian packages, .venv, and the package built and installed in it. What is done already
 # is skipped, so every target calls it first.
 #
-#   tools/setup.sh dev|test|lint|demo    make ready for that purpose
+#   tools/setup.sh dev|test|lint|demo|bench    make ready for that purpose
 #   tools/setup.sh doc-root                    print the folder of documents that the demo serves
 #
 # PYTHON is the interpreter to build .venv from. Where it is too old, or has no headers or no venv, Debian's is taken.
@@ -39,8 +39,13 @@ need_test() { # clients that others wrote
     need curl have curl
     need wget have wget
     need wrk have wrk
+    need nghttp2-client have h2load
+    need httperf have httperf
     need apache2-utils have ab
+    need iproute2 have ip
 }
+
+need_bench() { need iproute2 have ip; } # a namespace for each side, where root asks
 
 need_demo() { [ -n "$(doc_root)" ] || missing+=("$(doc_package)"); }
 
@@ -50,6 +55,7 @@ find_missing() { # PURPOSE; fills `missing`
     need_kernel
     [ "$1" != test ] || need_test
     [ "$1" != demo ] || need_demo
+    [ "$1" != bench ] || need_bench
 }
 
 # ---- Python: 3.11 or later, with what compiling an extension and making a .venv take.
@@ -187,8 +193,8 @@ case ${1:-} in
     doc-root) doc_root; exit ;;
     dev) extra= ;;
     test | lint) extra=$1 ;;
-    demo) extra=plot ;;
-    *) die "usage: tools/setup.sh dev|test|lint|demo|doc-root" ;;
+    demo | bench) extra=plot ;;
+    *) die "usage: tools/setup.sh dev|test|lint|demo|bench|doc-root" ;;
 esac
 install_packages "$1"
 make_venv

@@ -17,7 +17,7 @@ from ..errors import BatchBridgeError, ConfigError
 __all__ = ["COMMANDS", "cli", "main"]
 
 #: In the order of the help. Each is a module of this package with a click command named `command`.
-COMMANDS = ("serve", "check", "doctor", "states", "cache")
+COMMANDS = ("serve", "check", "bench", "tune", "plot", "doctor", "states", "cache")
 
 
 class LazyGroup(click.Group):

@@ -8,8 +8,8 @@ from collections import Counter
 import pytest
 
 from batchbridge.cython_ext import ring
-from bench.picture import Series, draw_panels
-from bench.process import ServerError, ServerProcess
+from batchbridge.measure.processes import ServerError, ServerProcess
+from batchbridge.plot.panels import Series, draw_panels
 from bench.reconcile import against_clients, against_log, at_most, at_rest, equal, is_at_rest, within
 from bench.soak import LOG_LINE, Watch, watched
 from bench.soak_traffic import Tally

@@ -4,6 +4,8 @@ import os
 import random
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 import zlib
@@ -13,8 +15,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from batchbridge.cython_ext import ring
-from batchbridge.cython_ext.load import Exchange, Load, bucket_bounds, percentile, sequence
+from batchbridge.cython_ext.load import Exchange, Load, sequence
 from batchbridge.cython_ext.verify import crc32_of, read_all
+from support.scripted import Scripted
 from support.skips import skip_if
 
 needs_ring = skip_if(
@@ -139,21 +142,7 @@ def test_crc32_is_that_of_zlib(first, second):
     assert crc32_of(first + second) == zlib.crc32(first + second) == crc32_of(second, crc32_of(first))
 
 
-# --- latencies, and the order of requests -----------------------------------------------------------------------------
-
-
-@given(st.integers(0, 2**35))
-def test_a_bucket_is_narrow(latency_us):
-    least, largest = bucket_bounds(latency_us)
-    assert least <= latency_us <= largest
-    assert largest - least <= latency_us / 1000
-    assert bucket_bounds(largest + 1)[0] == largest + 1
-
-
-def test_percentiles():
-    histogram = [(10, 90), (20, 9), (30, 1)]
-    assert [percentile(histogram, share) for share in (0.5, 0.9, 0.95, 0.99, 1.0)] == [10, 10, 20, 20, 30]
-    assert percentile([], 0.5) == 0
+# --- requests, and their order ----------------------------------------------------------------------------------------
 
 
 def test_a_sequence_has_the_weights_and_is_the_same_each_time():
@@ -187,6 +176,9 @@ def test_an_exchange_asks_to_close_where_it_does_not_yet():
         (lambda: Load("127.0.0.1", 1, [Exchange(GET)], pipeline=2, close=True), "pipelining"),
         (lambda: Load("127.0.0.1", 1, [Exchange(GET)], retries=-1), "retries: -1"),
         (lambda: Load("127.0.0.1", 1, [Exchange(GET)], seconds=0), "seconds"),
+        (lambda: Load("127.0.0.1", 1, [Exchange(GET)], rate_per_s=0), "rate_per_s: 0 is not"),
+        (lambda: Load("127.0.0.1", 1, [Exchange(GET)], rate_per_s=float("inf")), "rate_per_s: inf is not"),
+        (lambda: Load("127.0.0.1", 1, [Exchange(GET)], arrivals="bursts"), "arrivals: 'bursts' is neither"),
     ],
 )
 def test_what_makes_no_sense_is_refused(make, message):
@@ -195,60 +187,6 @@ def test_what_makes_no_sense_is_refused(make, message):
 
 
 # --- on the wire ------------------------------------------------------------------------------------------------------
-
-
-class Scripted:
-    """A server that answers the n-th request of all with what `answer(n, request)` gives; None: by closing."""
-
-    def __init__(self, answer, *, closes=False, family=socket.AF_INET):
-        self.answer = answer
-        self.closes = closes
-        self.requests = []
-        self.connections = 0
-        self.lock = threading.Lock()
-        self.listener = socket.socket(family)
-        self.listener.bind(("::1" if family == socket.AF_INET6 else "127.0.0.1", 0))
-        self.listener.listen(128)
-        self.host, self.port = self.listener.getsockname()[:2]
-        threading.Thread(target=self.accept, daemon=True).start()
-
-    def accept(self):
-        while True:
-            try:
-                connection, _ = self.listener.accept()
-            except OSError:
-                return
-            self.connections += 1
-            threading.Thread(target=self.serve, args=(connection,), daemon=True).start()
-
-    def serve(self, connection):
-        with connection:
-            data = b""
-            while True:
-                while b"\r\n\r\n" not in data:
-                    try:
-                        piece = connection.recv(65536)
-                    except ConnectionError:
-                        return
-                    if not piece:
-                        return
-                    data += piece
-                request, _, data = data.partition(b"\r\n\r\n")
-                with self.lock:
-                    self.requests.append(request)
-                    answer = self.answer(len(self.requests), request)
-                if answer is None:
-                    return
-                connection.sendall(answer)
-                if self.closes:
-                    return
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        self.listener.shutdown(socket.SHUT_RDWR)
-        self.listener.close()
 
 
 def load(server, exchanges=None, connections=4, **options):
@@ -444,6 +382,23 @@ def test_ctrl_c_ends_it_and_keeps_what_was_measured():
             run.run()
         figures = run.results()
         assert figures["requests"] > 0 and figures["unanswered"] == 0
+
+
+@needs_ring
+def test_waiting_for_its_core_is_not_being_idle():
+    allowed = os.sched_getaffinity(0)
+    core = min(allowed)
+    with Scripted(lambda _n, _request: HELLO) as server:
+        os.sched_setaffinity(0, {core})
+        try:
+            other = subprocess.Popen([sys.executable, "-c", "while True: pass"])  # on the same core, as its parent is
+            client = load(server, seconds=0.5, requests_max=0).run()["client"]
+        finally:
+            os.sched_setaffinity(0, allowed)
+            other.kill()
+            other.wait()
+    assert client["core_wait_s"] > 0
+    assert client["idle_share"] <= max(0, 1 - (client["cpu_s"] + client["core_wait_s"]) / 0.6)
 
 
 @needs_ring

@@ -1,38 +1,16 @@
-"""Pictures of measurements: readable in print and by the colour-blind, with a unit on each axis."""
+"""Panels side by side over the same axis of batch sizes, as the demo draws them."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import matplotlib as mpl
+from matplotlib.figure import Figure
 
-mpl.use("Agg")  # no display is needed, nor looked for
-
-import matplotlib.pyplot as plt
-from matplotlib.ticker import FuncFormatter, NullLocator
-
-#: Okabe and Ito's: told apart by all kinds of colour vision, and by brightness in grey print.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7")
-MARKERS = ("o", "s", "^", "D")
-LINES = ("-", "--", ":", "-.")
-
-STYLE: dict[Any, Any] = {
-    "font.size": 10,
-    "axes.titlesize": 11,
-    "axes.grid": True,
-    "grid.color": "#d9d9d9",
-    "grid.linewidth": 0.6,
-    "axes.axisbelow": True,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "lines.linewidth": 1.8,
-    "lines.markersize": 5.5,
-}
+from .style import COLOURS, LINES, MARKERS, batch_axis, styled
 
 Panel = tuple[str, str, "list[Series]"]
 
@@ -59,8 +37,9 @@ def draw_panels(
     footnote: str,
 ) -> None:
     """Panels side by side over the same logarithmic x-axis: (title, unit of y, series). Medians, with the spread."""
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, len(panels), figsize=(4.1 * len(panels), 4.6), dpi=150, layout="constrained")
+    with styled():
+        figure = Figure(figsize=(4.1 * len(panels), 4.6), dpi=150, layout="constrained")
+        axes = figure.subplots(1, len(panels), squeeze=False)[0]
         places = [median(values) for values in x]
         for axis, (name, unit, series) in zip(axes, panels, strict=True):
             for number, line in enumerate(series):
@@ -78,7 +57,6 @@ def draw_panels(
         figure.text(0.5, 0.925, subtitle, ha="center", fontsize=9, color="#444444")
         figure.supxlabel(footnote, fontsize=8.5, color="#444444")
         figure.savefig(path)
-        plt.close(figure)
 
 
 def draw_line(axis: Any, places: list[float], line: Series, number: int) -> None:
@@ -113,11 +91,3 @@ def name_points(axis: Any, places: list[float], heights: list[float], names: Seq
     beside = (5, -11) if heights[-1] > heights[0] else (5, 5)  # where the line does not run
     for place, height, name in zip(places, heights, names, strict=True):
         axis.annotate(name, (place, height), textcoords="offset points", xytext=beside, fontsize=8, color="#444444")
-
-
-def batch_axis(axis: Any, largest: float) -> None:
-    """Powers of two, written out, up to the one that the largest batch is nearest to."""
-    axis.set_xscale("log", base=2)
-    axis.set_xlim(0.85, max(largest, 2 ** round(math.log2(largest))) * 1.3)
-    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    axis.xaxis.set_minor_locator(NullLocator())

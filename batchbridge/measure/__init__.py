@@ -1,0 +1,1 @@
+"""Measuring: load, cost, statistics, results."""

@@ -1,0 +1,281 @@
+"""Arms against each other, fairly: fresh processes, random order within blocks, and nothing that is wrong counts.
+
+A *phase* is a kind of run: how many connections, closed loop or open at a rate, with the idle loop (for costs) or
+without (for latencies). `measure_once` makes one run of one arm; `Experiment.run_all` makes many, and keeps each.
+A server that fails, answers wrongly, or whose count differs from the client's makes that run invalid.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..cython_ext.load import Exchange
+from ..errors import BatchBridgeError
+from . import namespaces, profile
+from .cost import IDLE_SHARE_MIN, CoreWatch, IdleLoop
+from .load import LoadFigures, run_load
+from .namespaces import Pair, Place
+from .processes import MeasuredProcess, ServerError, ServerProcess, cores
+from .results import Results, Run
+from .statistics import evidence_sentence
+
+__all__ = ["Arm", "Experiment", "ExperimentError", "Phase", "Site", "measure_once", "notes_of", "shuffled", "site"]
+
+WARMUP_S = 0.5
+#: How long the idle loop looks at the core before there is load.
+CALIBRATION_S = 0.2
+#: An open loop whose answers fall behind what was offered by more than this has found the server's limit.
+SHORTFALL_MAX = 0.05
+#: The first answers of a kernel arm are user mode's, which then publishes them.
+KERNEL_HITS_MIN = 0.9
+#: Runs take this much longer than their measured time: processes start, warm up and end.
+OVERHEAD_S = 1.8
+
+CAPACITY, COST, LATENCY, LONE = "capacity", "cost", "latency", "lone"
+COST_PHASES = (CAPACITY, COST)
+
+
+class ExperimentError(BatchBridgeError):
+    """The experiment cannot be made here. One sentence."""
+
+
+@dataclass(frozen=True)
+class Site:
+    """Where runs are made: a core and a place for the server, and for the client."""
+
+    server_cpu: int
+    client_cpu: int
+    pair: Pair = field(default_factory=Pair)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A kind of run."""
+
+    name: str
+    """capacity, cost, latency, lone …"""
+    connections: int
+    rate_per_s: float | None = None
+    """Open loop at that rate; None: closed loop."""
+    idle_loop: bool = True
+    """Whether the idle loop tells the server's cost. The core never sleeps then, so latencies take a run without."""
+    close: bool = False
+    """A connection for each request."""
+    parameters: dict[str, float | str] = field(default_factory=dict)
+    """What else tells its runs from others."""
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A server to be measured. `start` makes its process at a place, pinned to a core, ready for a phase."""
+
+    name: str
+    what: str
+    """A sentence for the reader."""
+    start: Callable[[Place, int, Phase], MeasuredProcess]
+    exchanges: Sequence[Exchange] | Callable[[MeasuredProcess, Place], Sequence[Exchange]]
+    """The requests, with the answers that they must have; or how to learn them."""
+    parameters: dict[str, float | str] = field(default_factory=dict)
+    route: str | None = None
+    """Whose batches are counted."""
+    spins: bool = False
+    """It keeps its core busy without load, so its cost is told at saturation only."""
+    hits_in_kernel: bool = False
+    """It is only what it is called where the kernel side answers nearly all; else the run is invalid."""
+    program: str | None = None
+    """File name of the server's program where it is not ours: its engine in the profile."""
+
+
+@dataclass
+class Experiment:
+    """Runs into results, one after the other; `results` are saved after each where they have a path."""
+
+    site: Site
+    results: Results
+    seconds: float
+    warmup_s: float = WARMUP_S
+    with_profile: bool = False
+    on_run: Callable[[Run], None] = lambda _run: None
+    """Told of each run that is made."""
+    _known: set[str] = field(default_factory=set)
+
+    def run(self, arm: Arm, phase: Phase, block: int) -> Run:
+        """Makes one run and keeps it."""
+        run, commands = measure_once(
+            self.site, arm, phase, block, seconds=self.seconds, warmup_s=self.warmup_s, with_profile=self.with_profile
+        )
+        # Blocks differ in ports and seeds alone: the commands of the first stand for all.
+        if (kind := f"{arm.name} {sorted(run.parameters.items())}") not in self._known:
+            self._known.add(kind)
+            for command in commands:
+                self.results.add_command(command)
+        self.results.append(run)
+        self.on_run(run)
+        return run
+
+
+def shuffled(plan: Iterable[tuple[Arm, Phase]], block: int, seed: int = 1) -> list[tuple[Arm, Phase]]:
+    """The plan in the order of that block: random, and the same each time."""
+    ordered = list(plan)
+    random.Random(f"{seed} {block}").shuffle(ordered)
+    return ordered
+
+
+@contextlib.contextmanager
+def site(*, namespaced: bool | None = None) -> Iterator[tuple[Site, str]]:
+    """A site, and what has to be said of it ("" or a sentence).
+
+    `namespaced`: True needs the two namespaces, False takes loopback, None takes what there is. Raises ExperimentError
+    on a single core, NamespaceError.
+    """
+    server_cpu, client_cpu = cores()
+    if server_cpu is None or client_cpu is None:
+        raise ExperimentError("measuring takes two cores, one for the server and one for its client; this has one")
+    reason = None if namespaced is False else namespaces.why_not()
+    if namespaced is False or (namespaced is None and reason is not None):
+        note = f"{namespaces.LOOPBACK_CAVEAT}{f' ({reason})' if reason else ''}"
+        yield Site(server_cpu, client_cpu), f"Measured over loopback: {note}."
+        return
+    with namespaces.within(server_cpu, client_cpu) as pair:
+        yield Site(server_cpu, client_cpu, pair), ""
+
+
+def notes_of(runs: Sequence[Run]) -> list[str]:
+    """What has to be said beside the figures of these runs: sentences."""
+    notes = []
+    if (evidence := evidence_sentence(len({run.block for run in runs if run.valid}))) != "":
+        notes.append(f"{evidence[0].upper()}{evidence[1:]}.")
+    asked = [run for run in runs if run.valid and run.parameters.get("phase") in COST_PHASES]
+    lacking = sum(run.server_cpu_us_per_request is None for run in asked)
+    if lacking:
+        notes.append(
+            f"In {lacking} of {len(asked)} runs other programs had more than {1 - IDLE_SHARE_MIN:.0%} of the server's "
+            "core before there was any load: these tell no cost."
+        )
+    return notes
+
+
+# --- one run ----------------------------------------------------------------------------------------------------------
+
+
+def measure_once(
+    where: Site, arm: Arm, phase: Phase, block: int, *, seconds: float, warmup_s: float, with_profile: bool = False
+) -> tuple[Run, list[list[str]]]:
+    """A fresh run, and the exact commands of server and client. What fails makes it invalid, with a reason."""
+    run = Run(arm.name, block, parameters(arm, phase))
+    commands: list[list[str]] = []
+    try:
+        with arm.start(where.pair.server, where.server_cpu, phase) as server:
+            commands.append(server.command)
+            asked = arm.exchanges(server, where.pair.client) if callable(arm.exchanges) else arm.exchanges
+            counted = counters(server, arm.route)
+            with contextlib.ExitStack() as watching:
+                loop = watching.enter_context(IdleLoop(where.server_cpu)) if phase.idle_loop else None
+                # What spins leaves the loop nothing from the beginning; all that an idle core gives is known to be 1.
+                idle_share = loop.idle_share(CALIBRATION_S) if loop is not None and not arm.spins else 1.0
+                recorder = watching.enter_context(profile.Recorder(where.server_cpu)) if with_profile else None
+                cpus = [where.server_cpu, where.client_cpu]
+                watch = watching.enter_context(CoreWatch(cpus, loop, idle_share))
+                figures = run_load(
+                    server.host, server.port, asked, connections=phase.connections, seconds=seconds, warmup_s=warmup_s,
+                    rate_per_s=phase.rate_per_s, close=phase.close, cpu=where.client_cpu, seed=block + 1,
+                    prefix=where.pair.client.prefix,
+                )  # fmt: skip
+                commands.append(figures.command)
+                found = recorder.profile(arm.program) if recorder is not None else None
+            fill(run, figures, watch)
+            run.profile = found.shares if found is not None and found.samples else None
+            batches = difference(counters(server, arm.route), counted)
+            run.batch_sizes, run.mean_batch_size = batches.sizes, batches.mean_size
+            fault = figures.invalid_reason or fault_of(figures, watch, batches)
+            if fault is None and arm.hits_in_kernel and batches.kernel_hits < KERNEL_HITS_MIN * figures.requests:
+                fault = f"the kernel side answered {batches.kernel_hits:,} of {figures.requests:,} requests"
+            if fault is None and server.process.poll() is not None:
+                fault = f"the server ended with status {server.process.returncode}"
+    except ServerError as error:
+        fault = str(error)
+    run.valid, run.invalid_reason = fault is None, fault
+    return run, commands
+
+
+def parameters(arm: Arm, phase: Phase) -> dict[str, float | str]:
+    """What tells a run from others of the experiment."""
+    rate = {} if phase.rate_per_s is None else {"rate_per_s": phase.rate_per_s}
+    return {**arm.parameters, "phase": phase.name, "connections": phase.connections, **rate, **phase.parameters}
+
+
+def fill(run: Run, figures: LoadFigures, watch: CoreWatch) -> None:
+    """The client's figures, and what the cores showed meanwhile."""
+    run.seconds, run.responses = figures.seconds, figures.responses
+    run.requests_per_s, run.offered_per_s = figures.requests_per_s, figures.offered_per_s
+    run.latency_us, run.histogram = dict(figures.latency_us), list(figures.histogram)
+    run.client_idle_share = figures.idle_share
+    if figures.responses:
+        usage = watch.between(figures.began_us, figures.ended_us)
+        run.server_cpu_us_per_request = usage.us_per_request(figures.responses)
+        run.ipis_per_request = usage.ipis_per_request(figures.responses)
+        run.steal_share = usage.steal_share
+
+
+def fault_of(figures: LoadFigures, watch: CoreWatch, counted: Counted) -> str | None:
+    """Why a run that the client found nothing wrong with is void all the same; None: it is not."""
+    if counted.read is not None and counted.read != figures.requests:
+        return f"the server counted {counted.read:,} requests, the client sent {figures.requests:,}"
+    offered = figures.offered_per_s
+    if offered is not None and figures.requests_per_s < offered * (1 - SHORTFALL_MAX):
+        return f"of {offered:,.0f} requests/s offered, {figures.requests_per_s:,.0f} were answered"
+    return watch.between(figures.began_us, figures.ended_us).steal_fault
+
+
+# --- what our server counts -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Requests read, and batches of a route by size; None, and none, of a server that is not ours."""
+
+    read: int | None
+    kernel_hits: int = 0
+    items: int = 0
+    batches: int = 0
+    sizes: list[tuple[int, int]] = field(default_factory=list)
+    """(largest size of a power of two, batches)."""
+
+    @property
+    def mean_size(self) -> float | None:
+        """Requests by batch."""
+        return self.items / self.batches if self.batches else None
+
+
+def counters(server: MeasuredProcess, route: str | None) -> Counted:
+    """What the server has counted until now. Raises ServerError."""
+    return counted_in(server.stats(), route) if isinstance(server, ServerProcess) else Counted(None)
+
+
+def counted_in(stats: dict[str, Any], route: str | None) -> Counted:
+    """The same, of a server's statistics."""
+    read = int(stats["requests"]["read"])
+    hits = int(stats.get("kernel_side", {}).get("hits", 0))
+    found: dict[str, Any] = stats["routes"].get(route, {}) if route is not None else {}
+    if not found:
+        return Counted(read, hits)
+    sizes = [(1 << power, count) for power, count in enumerate(found["batch_size_histogram"])]
+    return Counted(read, hits, found["items"], found["batches"], sizes)
+
+
+def difference(after: Counted, before: Counted) -> Counted:
+    """What was counted in between; sizes without any batch are left out."""
+    read = None if after.read is None or before.read is None else after.read - before.read
+    earlier = dict(before.sizes)
+    sizes = [(size, count - earlier.get(size, 0)) for size, count in after.sizes]
+    return Counted(
+        read,
+        after.kernel_hits - before.kernel_hits,
+        after.items - before.items,
+        after.batches - before.batches,
+        [pair for pair in sizes if pair[1] > 0],
+    )
