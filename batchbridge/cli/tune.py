@@ -171,9 +171,9 @@ def _tune(options: dict[str, Any], goal: Goal, target: Target) -> None:
     results.settings["policy"] = policy
     present = Candidate(policy["max_batch_size"], policy["max_queue_delay_us"])
     try:
-        exchanges = _prepared(plan, target, results, exchanges)
-        results.save(path)
         with _progress(plan, quiet=options["as_json"]) as watch:
+            exchanges = _prepared(plan, target, results, exchanges)
+            results.save(path)
             sweep(plan, results, present, _measure(plan, target, exchanges, results), **watch)
     except KeyboardInterrupt:
         kept = f"{len(results.runs)} runs are in {path}: the same command with --resume goes on"
@@ -237,7 +237,7 @@ def _progress(plan: Plan, *, quiet: bool) -> Iterator[dict[str, Any]]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True, quiet=quiet)
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("tuning", total=None)
+        task = bar.add_task("getting ready", total=None)
         made = stage = 0
 
         def on_stage(_planned: int, missing: int) -> None:
