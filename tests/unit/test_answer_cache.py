@@ -188,6 +188,28 @@ def test_headers_named_in_vary_tell_answers_apart() -> None:
         assert loop.ask(get("/h/a")).headers["vary"] == "Accept, x-tenant"
 
 
+@pytest.mark.parametrize(
+    ("named", "is_kept"),
+    [
+        ("Accept", True),
+        ("X-TENANT , accept", True),
+        ("", True),
+        ("Accept, Accept-Language", False),
+        ("accept-", False),
+        ("accep", False),
+        ("*", False),
+    ],
+)
+def test_an_answer_that_varies_by_more_than_its_route_is_not_kept(named: str, is_kept: bool) -> None:
+    with serving(vary=["Accept", "X-Tenant"], headers={"X-A": "b", "Vary": named}) as loop:
+        client = loop.connect(get("/h/a"))
+        loop.settle()
+        loop.send(client, get("/h/a"))
+        loop.settle()
+        # Two lines of Vary, which Loop.ask takes none of.
+        assert loop.output(client)[-1:] == (b"1" if is_kept else b"2")
+
+
 def test_a_routes_answer_is_not_given_to_another_routes_request() -> None:
     server = make_server()
     server.batch("/h/a")(lambda batch: [bb.Response("literal", cache_ttl_s=9) for _ in batch])
