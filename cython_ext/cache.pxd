@@ -9,6 +9,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from batchbridge.cython_ext.admission cimport Admission
 from batchbridge.cython_ext.groups cimport Group, Groups
 from batchbridge.cython_ext.index cimport Entry, Index, hash_bytes
+from batchbridge.cython_ext.watch cimport Watched
 
 
 cdef enum:
@@ -43,7 +44,7 @@ cdef struct CacheObject:
     uint64_t device
     uint64_t inode
     int64_t modified_ns
-    int64_t modified_s              # seconds, as Last-Modified says
+    Watched watched
     char etag[47]                   # with its quotes
     uint8_t etag_length
     Entry by_key

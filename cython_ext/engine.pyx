@@ -268,8 +268,8 @@ cdef class EngineThread:
         prepare_lines(engine, server_name)
         seed = os.urandom(8)
         memcpy(&engine.seed, <const char *>seed, 8)
-        files_prepare(engine, settings["types"], settings["default_type"], settings["index_files"])
         engine.root = settings["root_fd"]
+        files_prepare(engine, settings["types"], settings["default_type"], settings["index_files"], engine.root)
         engine.cache = cache_new(settings["cache_size_bytes"], engine.seed)
         # One response more than the scratch's own bounds need, so that it is never too small for any.
         engine.scratch_size_bytes = max(<uint32_t>SCRATCH_SIZE_BYTES, 4 * (

@@ -22,7 +22,7 @@ from batchbridge.cython_ext.core cimport (
 from batchbridge.cython_ext.defer cimport DEFER_TAKEN, defer_request, request_key
 from batchbridge.cython_ext.deferred cimport deferred_finish
 from batchbridge.cython_ext.files cimport (
-    FILE_ABSENT, FILE_DIRECTORY, FILE_LISTING, FILE_OBJECT, FILE_OPEN, File, file_open, file_unchanged)
+    FILE_ABSENT, FILE_DIRECTORY, FILE_LISTING, FILE_OBJECT, FILE_OPEN, File, file_is_quiet, file_open, file_unchanged)
 from batchbridge.cython_ext.machine cimport Protocol, resume_machine
 from batchbridge.cython_ext.parse cimport (
     HEAD_CHUNKED, HEAD_CREDENTIALS, HEAD_DOTS, HEAD_ESCAPED, HEAD_EXPECT_CONTINUE, HEAD_KEEP_ALIVE, HEAD_NO_CACHE,
@@ -179,11 +179,11 @@ cdef bint is_fresh(Engine *engine, const Request *request, CacheObject *object) 
     """Whether a file's object may be used: it was compared with its file not long ago, or is now and is the same."""
     cdef char path[PATH_SIZE_MAX]
     cdef int length
-    if engine.now_us - object.checked_us < engine.limits.file_revalidate_us and not object.flags & OBJECT_STALE:
+    if (engine.now_us - object.checked_us < engine.limits.file_revalidate_us and not object.flags & OBJECT_STALE
+            and file_is_quiet(engine, object)):
         return True
     length = path_of(request, path)
     if length > 0 and file_unchanged(engine, path, <uint32_t>length, object):
-        object.checked_us = engine.now_us
         object.flags &= ~OBJECT_STALE
         return True
     cache_remove(engine.cache, object)

@@ -21,6 +21,7 @@ from batchbridge.cython_ext.core cimport (
     ANSWER_OBJECT, OUTCOME_ERROR_4XX, OUTCOME_ERROR_5XX, OUTCOME_LOCAL, Answer, Connection, Deferred, Engine, Request,
     Route)
 from batchbridge.cython_ext.defer cimport request_key
+from batchbridge.cython_ext.files cimport object_modified_s
 from batchbridge.cython_ext.http cimport EVENT_OWED, EVENT_SENT
 from batchbridge.cython_ext.octets cimport same_word
 from batchbridge.cython_ext.parse cimport (
@@ -62,7 +63,7 @@ cdef void describe_object(Engine *engine, Request *request, Response *response) 
     if object.flags & OBJECT_FILE and request.head.flags & (HEAD_CONDITIONAL | HEAD_RANGE):
         validators.etag = object.etag
         validators.etag_length = object.etag_length
-        validators.modified_s = object.modified_s
+        validators.modified_s = object_modified_s(object)
         validators.length = object.payload_length
         verdict = evaluate(request.data, request.head, &validators, engine.wall_s, &first, &last)
     response.status = object.status
