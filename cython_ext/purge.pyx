@@ -80,10 +80,17 @@ cdef uint64_t purge_url(Cache *cache, bint is_soft, const char *text, uint32_t l
 
 
 cdef uint64_t purge_matching(Cache *cache, bint is_soft, const char *prefix, uint32_t length) noexcept nogil:
-    """Those whose key begins so, by looking at all."""
+    """Those whose key begins so: by looking at all, if there is anything in its directory."""
     cdef CacheObject *objects[LINE_OBJECTS_MAX]
+    cdef const char *query = <const char *>memchr(prefix, c'?', length)
     cdef uint64_t line, gone = 0
+    cdef uint32_t path_length = length if query is NULL else <uint32_t>(query - prefix)
     cdef int count, index
+    while path_length and prefix[path_length - 1] != c'/':
+        path_length -= 1
+    if is_directory_text(prefix, path_length) and group_find(
+            &cache.groups, GROUP_DIRECTORY, prefix, path_length) is NULL:
+        return 0
     for line in range(cache.by_key.line_count):
         count = cache_line(cache, line, objects)
         for index in range(count):

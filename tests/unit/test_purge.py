@@ -150,6 +150,21 @@ def test_nothing_of_a_large_group_is_found_although_it_is_reclaimed_later(kind: 
     assert store.stats()["size_bytes"] == 0
 
 
+def test_what_died_with_a_directory_around_is_not_counted_again() -> None:
+    store = Store(1 << 30)
+    store.fill(0, MANY, 10)
+    assert store.purge(PREFIX, b"/") == MANY
+    assert store.stats()["unreclaimed"] > 0
+    assert store.insert(b"/numbers/new") and store.insert(b"/numbers/newer")
+    assert store.purge(PREFIX, b"/numbers/") == 2
+    assert store.purge(PREFIX, b"/numbers/") == store.purge(PREFIX, b"/") == 0
+    assert store.insert(b"/numbers/newest")
+    assert store.purge(PREFIX, b"/") == 1
+    while store.sweep(1000):
+        pass
+    assert store.stats()["size_bytes"] == 0
+
+
 def test_insertions_reclaim_what_was_purged() -> None:
     store = Store(1 << 30)
     store.fill(0, MANY, 100, b"t")
