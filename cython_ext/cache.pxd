@@ -89,7 +89,7 @@ cdef struct Cache:
     bint sweeping
     bint sweep_again
     uint64_t hits
-    uint64_t misses
+    uint64_t misses                 # counted by whoever looks: a request may ask for several keys
     uint64_t insertions
     uint64_t evictions
     uint64_t expired                # removed since their time was over

@@ -212,7 +212,6 @@ cdef CacheObject *cache_find(Cache *cache, uint64_t hash, const char *key, uint3
         cache_remove(cache, object)
         object = NULL
     if object is NULL:
-        cache.misses += 1
         return NULL
     frequency_of(cache, object)
     cache_mark_visited(object)

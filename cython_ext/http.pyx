@@ -242,6 +242,7 @@ cdef int derive_cached_response(void *engine_data, void *connection_data, void *
     if object is NULL:
         object = find_answer(engine, request)
     if object is NULL:
+        engine.cache.misses += 1
         return EVENT_MISS
     request.object = object
     request.outcome = OUTCOME_HIT

@@ -56,6 +56,17 @@ def test_without_a_time_it_is_not_kept(ttl: Any) -> None:
         assert loop.stats["cache"]["objects"] == 0
 
 
+def test_a_request_is_one_hit_or_one_miss(tmp_path: Any) -> None:
+    (tmp_path / "a.txt").write_bytes(b"a")
+    server = make_server(root=str(tmp_path))
+    server.batch("/h/{name}")(lambda batch: [bb.Response("x", cache_ttl_s=9) for _ in batch])
+    with looping(server) as loop:
+        for request in (get("/h/a"), get("/a.txt"), get("/none"), get("/h/a"), get("/a.txt")):
+            loop.ask(request)
+        stats = loop.stats["cache"]
+        assert (stats["hits"], stats["misses"]) == (2, 3)
+
+
 def test_a_time_is_whole_seconds_and_bounded() -> None:
     with serving(cache_ttl_s=1e12) as loop:
         assert ask(loop, get("/h/a")) == ["1"]
