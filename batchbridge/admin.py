@@ -10,7 +10,8 @@ GET /stats                   ``server.stats()`` as JSON
 GET /policy?path=P           the batch policy of route P as JSON; without path, of all routes
 POST /policy?path=P          changes it: a JSON object of policy fields; answers with the policy as it is then
 GET /cache/stats             the cache's part of the statistics
-POST /cache/purge            a JSON object with one of url, prefix and tag; answers ``{"purged": N}``
+POST /cache/purge            a JSON object with one of url, prefix and tag, and perhaps ``"soft": true``; answers
+                             with it, and how many objects it hit as "purged"
 ===========================  =========================================================================================
 
 A POST must say ``Content-Type: application/json``. That is what keeps web pages that an operator's browser shows from
@@ -49,8 +50,10 @@ JSON, TEXT = "application/json", "text/plain; charset=utf-8"
 class Cache(Protocol):
     """What is asked of a server's cache."""
 
-    def purge(self, *, url: str | None = None, prefix: str | None = None, tag: str | None = None) -> int:
-        """Removes what matches and returns the number of objects. Raises PurgeError."""
+    def purge(
+        self, *, url: str | None = None, prefix: str | None = None, tag: str | None = None, soft: bool = False
+    ) -> int:
+        """Makes what matches unusable and returns the number of objects. Raises PurgeError."""
 
 
 class Administered(Protocol):
@@ -267,9 +270,13 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _purge(self) -> tuple[int, str, Any]:
         wanted = self._object()
+        soft = wanted.pop("soft", False)
         if len(wanted) != 1 or not wanted.keys() <= {"url", "prefix", "tag"}:
             raise HTTPError(400, "give exactly one of url, prefix and tag")
         ((name, value),) = wanted.items()
         if not isinstance(value, str) or not value:
             raise HTTPError(400, f"{name}: {value!r} is not a text")
-        return 200, JSON, {"purged": self.server.administered.cache.purge(**wanted)}
+        if not isinstance(soft, bool):
+            raise HTTPError(400, f"soft: {soft!r} is neither true nor false")
+        count = self.server.administered.cache.purge(**wanted, soft=soft)
+        return 200, JSON, {"purged": count, **wanted, "soft": soft}

@@ -20,7 +20,10 @@ __all__ = ["CONTENT_TYPE_LATEST", "StatsCollector", "registry_for", "render"]
 Stats = Mapping[str, Any]
 
 #: Leaves that go up and down; every other number only grows.
-GAUGES = {"open", "queued", "objects", "entries", "size_bytes", "size_bytes_max", "threads", "idle", "free"}
+GAUGES = {
+    "open", "queued", "objects", "entries", "size_bytes", "size_bytes_max", "threads", "idle", "free", "groups",
+    "unreclaimed", "leaving", "leaving_size_bytes",
+}  # fmt: skip
 
 HELP = {
     "batchbridge_requests": "Requests that ended, by how.",
@@ -34,6 +37,16 @@ HELP = {
     "batchbridge_batch_items": "Requests handed to a handler in batches.",
     "batchbridge_batch_size": "Requests in a batch.",
     "batchbridge_gil_entries": "Times the interpreter was entered: one for each batch.",
+    "batchbridge_cache_objects": "Objects that the cache may answer with.",
+    "batchbridge_cache_size_bytes": "What its objects, tags and directories take.",
+    "batchbridge_cache_unreclaimed": "Objects that were purged and whose memory is still to be reclaimed.",
+    "batchbridge_cache_groups": "Tags and directories of its objects.",
+    "batchbridge_cache_leaving": "Objects that have left the cache and are still being sent.",
+    "batchbridge_cache_leaving_size_bytes": "What these take, beside the cache's size.",
+    "batchbridge_cache_evictions": "Objects that made room for others.",
+    "batchbridge_cache_expired": "Objects removed since their time was over.",
+    "batchbridge_cache_purged": "Objects hit by purges.",
+    "batchbridge_cache_refused": "Objects that were not taken: too large, or with too many tags.",
     "batchbridge_route_queued": "Requests that wait for a batch now.",
 }
 

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
+from .cache import Cache
 from .config import Config
 from .errors import BatchBridgeError, ConfigError, EngineError
 from .handlers import Array, Handler, HandlerThread, Json, Msgpack
@@ -37,36 +38,12 @@ Function = TypeVar("Function", bound="Callable[[Batch], Any]")
 #: The engine's table of routes has a few places more, for what stands behind all routes.
 ROUTES_MAX = 256
 
-PURGE_KINDS = {"url": 0, "prefix": 1, "tag": 2}
-
 #: Batches that a worker is given before it has ended the first: one where it runs them one after the other, more where
 #: an event loop lets them overlap.
 LANE_BATCHES = {False: 1, True: 32}
 
 #: How long an engine may take to start or, after its drain, to end.
 ENGINE_PATIENCE_S = 10.0
-
-
-class Cache:
-    """A server's cache, as far as Python steers it."""
-
-    def __init__(self, server: Server) -> None:
-        self._server = server
-
-    def purge(self, *, url: str | None = None, prefix: str | None = None, tag: str | None = None) -> int:
-        """Removes objects by URL (a path with its query, as requested), by prefix of it, or by tag; how many went.
-
-        When it returns, no engine answers with the old bytes any more.
-        """
-        given = {name: text for name, text in (("url", url), ("prefix", prefix), ("tag", tag)) if text is not None}
-        if len(given) != 1:
-            raise ValueError(f"purge takes one of url, prefix and tag, not {len(given)} of them")
-        (name, text), *_ = given.items()
-        return sum(engine.purge(PURGE_KINDS[name], text.encode()) for engine in self._server.engines)
-
-    def stats(self) -> dict[str, Any]:
-        """Objects, bytes, hits, misses and so on, of all engines together."""
-        return dict(self._server.stats()["cache"])
 
 
 class Server:

@@ -42,6 +42,7 @@ cdef class EngineThread:
     cdef int reply_bell
     cdef int command                        # 0: none; else 1 + PurgeKind; the text and the count that went
     cdef bytes command_text
+    cdef bint command_is_soft
     cdef uint64_t command_result
     cdef readonly bint running
     cdef readonly object ready              # threading.Event: the loop begins, or run() has ended

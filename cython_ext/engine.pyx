@@ -21,7 +21,7 @@ from batchbridge.cython_ext.accesslog cimport log_close, log_flush, log_open, lo
 from batchbridge.cython_ext.bridge cimport (
     BATCH_SIZE_BUCKETS, REASON_COUNT, RESPONSE_BLOCK_SIZE_BYTES, Item, Lane, lane_size_bytes, lane_view,
     policy_from_dict, slabs_view)
-from batchbridge.cython_ext.cache cimport cache_free, cache_new, cache_purge
+from batchbridge.cython_ext.cache cimport cache_free, cache_new, cache_stats
 from batchbridge.cython_ext.connection cimport (
     close_idle, connections_free, connections_prepare, recycle, run_held, sweep)
 from batchbridge.cython_ext.core cimport (
@@ -32,6 +32,7 @@ from batchbridge.cython_ext.dispatch cimport collect_answers, dispatch_batches, 
 from batchbridge.cython_ext.files cimport files_free, files_prepare
 from batchbridge.cython_ext.http cimport http_protocol
 from batchbridge.cython_ext.publish cimport publish_swept
+from batchbridge.cython_ext.purge cimport cache_purge
 from batchbridge.cython_ext.route cimport compile_template, route_free
 from batchbridge.cython_ext.send cimport flush, prepare_lines, send_tick
 
@@ -268,9 +269,9 @@ cdef class EngineThread:
         prepare_lines(engine, server_name)
         seed = os.urandom(8)
         memcpy(&engine.seed, <const char *>seed, 8)
-        files_prepare(engine, settings["types"], settings["default_type"], settings["index_files"])
         engine.root = settings["root_fd"]
-        engine.cache = cache_new(settings["cache_size_bytes"])
+        files_prepare(engine, settings["types"], settings["default_type"], settings["index_files"], engine.root)
+        engine.cache = cache_new(settings["cache_size_bytes"], engine.seed)
         # One response more than the scratch's own bounds need, so that it is never too small for any.
         engine.scratch_size_bytes = max(<uint32_t>SCRATCH_SIZE_BYTES, 4 * (
             engine.limits.zero_copy_size_bytes_min + engine.limits.head.head_size_bytes + 262144))
@@ -445,17 +446,21 @@ cdef class EngineThread:
         if self.command == 0:
             return
         self.engine.generation += 1
-        self.command_result = cache_purge(self.engine.cache, self.command - 1, <const char *>self.command_text,
-                                          <uint32_t>len(self.command_text))
+        self.command_result = cache_purge(self.engine.cache, self.command - 1, self.command_is_soft,
+                                          <const char *>self.command_text, <uint32_t>len(self.command_text))
         if self.engine.tier is not NULL:
-            publish_swept(self.engine.tier)
+            publish_swept(self.engine.cache, self.engine.tier)
         self.command = 0
         write(self.reply_bell, &one, 8)
 
-    def purge(self, int kind, bytes text):
-        """Purges the engine's cache; how many objects went. When it returns, none of them is found any more (law 3)."""
+    def purge(self, int kind, bytes text, bint soft=False):
+        """Purges the engine's cache; how many objects went. When it returns, none of them is found any more (law 3).
+
+        `soft`: they are stale instead, which is to say that the next request revalidates or renews them.
+        """
         with self.lock:
             self.command_text = text
+            self.command_is_soft = soft
             self.command = 1 + kind
             if self.running:
                 self.engine.has_command = 1
@@ -498,10 +503,7 @@ cdef class EngineThread:
                        "late": engine.counters.items_late, "body_copies": engine.counters.body_copies,
                        "slabs_in_use": engine.slabs.in_use},
             "routes": {self.routes[index]: self.route_stats(index) for index in range(engine.route_count)},
-            "cache": {"objects": engine.cache.objects, "size_bytes": engine.cache.size_bytes,
-                      "size_bytes_max": engine.cache.size_bytes_max, "hits": engine.cache.hits,
-                      "misses": engine.cache.misses, "evictions": engine.cache.evictions,
-                      "purged": engine.cache.purged, "refused": engine.cache.refused},
+            "cache": cache_stats(engine.cache),
             "sends": {"short": engine.counters.short_sends, "zero_copy": engine.counters.zero_copy_sends,
                       "zero_copy_pending": engine.counters.zero_copy_pending},
             "log": {"lines": engine.counters.log_lines, "lines_lost": engine.counters.log_lines_lost},

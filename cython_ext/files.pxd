@@ -26,9 +26,15 @@ cdef struct File:
 cdef int file_open(Engine *engine, const char *path, uint32_t path_length, uint64_t hash, const char *key,
                    uint32_t key_length, File *file) noexcept nogil
 
-# Whether a cached object still is what the path names: same file, same time, same length.
-cdef bint file_unchanged(Engine *engine, const char *path, uint32_t path_length,
-                         const CacheObject *object) noexcept nogil
+# Whether a file's object may be used without another look at the file: it was compared not long ago, it is not stale, and
+# nothing was told of a change since where its file lies. Where nothing is told, only time makes it worth another look.
+cdef bint file_is_trusted(Engine *engine, const CacheObject *object) noexcept nogil
 
-cdef files_prepare(Engine *engine, dict types, bytes default_type, tuple index_files)
+# Whether a cached object still is what the path names: same file, same time, same length. It counts as compared now.
+cdef bint file_unchanged(Engine *engine, const char *path, uint32_t path_length, CacheObject *object) noexcept nogil
+
+# Seconds, rounded down, as Last-Modified says.
+cdef int64_t object_modified_s(const CacheObject *object) noexcept nogil
+
+cdef files_prepare(Engine *engine, dict types, bytes default_type, tuple index_files, int root)
 cdef void files_free(Engine *engine) noexcept nogil

@@ -6,14 +6,16 @@ path once. A file's strong validator is made of its inode, length and time of ch
 """
 from libc.errno cimport (
     EACCES, EAGAIN, ELOOP, EMFILE, ENAMETOOLONG, ENFILE, ENOENT, ENOMEM, ENOTDIR, ENXIO, EPERM, EXDEV, errno)
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcmp, memcpy
+from libc.string cimport memcmp, memcpy, memset
 
 from batchbridge.cython_ext.cache cimport (
-    OBJECT_FILE, CacheObject, cache_drop, hash_bytes, object_header, object_new, object_payload)
+    OBJECT_FILE, OBJECT_STALE, CacheObject, cache_drop, hash_bytes, object_header, object_new, object_payload)
 from batchbridge.cython_ext.conditional cimport format_http_date
 from batchbridge.cython_ext.core cimport Engine
+from batchbridge.cython_ext.watch cimport (
+    Watched, Watches, watch_file, watch_is_quiet, watches_free, watches_look, watches_prepare)
 
 
 cdef extern from "compat.h" nogil:
@@ -53,6 +55,7 @@ cdef enum:
     EXTENSION_SIZE_MAX = 16
     INDEX_FILES_MAX = 8
     PATH_SIZE_MAX = 8192
+    NS_PER_S = 1000000000
 
 
 cdef struct Type:
@@ -68,6 +71,7 @@ cdef struct Files:
     uint32_t index_count
     uint32_t index_lengths[8]
     char index_names[8][64]
+    Watches watches
 
 
 # --- media types -----------------------------------------------------------------------------------------------------
@@ -100,13 +104,14 @@ cdef const Type *type_of(Files *files, const char *path, uint32_t length) noexce
     return slot if slot.extension_length else &files.default_type
 
 
-cdef files_prepare(Engine *engine, dict types, bytes default_type, tuple index_files):
+cdef files_prepare(Engine *engine, dict types, bytes default_type, tuple index_files, int root):
     """Fills the tables. `types`: extension without its dot, in lower case, to media type, both as bytes."""
     cdef Files *files = <Files *>calloc(1, sizeof(Files))
     cdef Type *slot
     if files is NULL:
         raise MemoryError
     engine.files = files
+    watches_prepare(&files.watches, root, engine.seed)
     for extension, name in types.items():
         if not 0 < len(extension) <= EXTENSION_SIZE_MAX or len(name) > sizeof(slot.name):
             continue
@@ -129,6 +134,8 @@ cdef set_type(Type *slot, bytes extension, bytes name):
 
 
 cdef void files_free(Engine *engine) noexcept nogil:
+    if engine.files is not NULL:
+        watches_free(&(<Files *>engine.files).watches)
     free(engine.files)
     engine.files = NULL
 
@@ -178,6 +185,15 @@ cdef int open_index(Engine *engine, const char *path, uint32_t length, stat *fac
     return fd
 
 
+cdef Watched watch(Engine *engine, const char *path, uint32_t length) noexcept nogil:
+    """Lets the file's directories be watched, unless files are compared at each request anyway."""
+    cdef Watched unwatched
+    if engine.limits.file_revalidate_us == 0:
+        memset(&unwatched, 0, sizeof(Watched))
+        return unwatched
+    return watch_file(&(<Files *>engine.files).watches, path, length)
+
+
 cdef int file_open(Engine *engine, const char *path, uint32_t path_length, uint64_t hash, const char *key,
                    uint32_t key_length, File *file) noexcept nogil:
     cdef Files *files = <Files *>engine.files
@@ -186,6 +202,9 @@ cdef int file_open(Engine *engine, const char *path, uint32_t path_length, uint6
     cdef uint32_t which = 0
     cdef const Type *kind
     cdef bint is_directory = path[path_length - 1] == c'/'
+    # Before the file is opened: what is changed from now on will be told.
+    cdef Watched watched = watch(engine, path, path_length)
+    cdef int result
     file.fd = -1
     file.object = NULL
     if is_directory:
@@ -210,7 +229,10 @@ cdef int file_open(Engine *engine, const char *path, uint32_t path_length, uint6
         kind = type_of(files, files.index_names[which], files.index_lengths[which])
     else:
         kind = type_of(files, path, path_length)
-    return make_object(engine, fd, &facts, kind, hash, key, key_length, file)
+    result = make_object(engine, fd, &facts, kind, hash, key, key_length, file)
+    if file.object is not NULL:
+        file.object.watched = watched
+    return result
 
 
 cdef int make_object(Engine *engine, int fd, const stat *facts, const Type *kind, uint64_t hash, const char *key,
@@ -245,7 +267,6 @@ cdef int make_object(Engine *engine, int fd, const stat *facts, const Type *kind
     object.device = facts.st_dev
     object.inode = facts.st_ino
     object.modified_ns = facts.st_mtim.tv_sec * 1000000000 + facts.st_mtim.tv_nsec
-    object.modified_s = facts.st_mtim.tv_sec
     object.payload_length = facts.st_size
     object.checked_us = engine.now_us
     file.object = object
@@ -257,17 +278,38 @@ cdef int make_object(Engine *engine, int fd, const stat *facts, const Type *kind
         if count <= 0:          # it shrank while it was read, or the disk failed
             close(fd)
             cache_drop(object)
+            file.object = NULL
             return FILE_FAILED
         done += <uint64_t>count
     close(fd)
     return FILE_OBJECT
 
 
-cdef bint file_unchanged(Engine *engine, const char *path, uint32_t path_length,
-                         const CacheObject *object) noexcept nogil:
+cdef int64_t object_modified_s(const CacheObject *object) noexcept nogil:
+    cdef int64_t seconds = object.modified_ns // NS_PER_S
+    return seconds - (seconds * NS_PER_S > object.modified_ns)      # rounded down, before 1970 too
+
+
+cdef bint file_is_trusted(Engine *engine, const CacheObject *object) noexcept nogil:
+    cdef Files *files = <Files *>engine.files
+    if engine.now_us - object.checked_us >= engine.limits.file_revalidate_us or object.flags & OBJECT_STALE:
+        return False
+    if object.watched.watch == 0:
+        return True
+    watches_look(&files.watches, engine.counters.loops)
+    return watch_is_quiet(&files.watches, object.watched)
+
+
+cdef bint file_unchanged(Engine *engine, const char *path, uint32_t path_length, CacheObject *object) noexcept nogil:
     cdef stat facts
     cdef uint32_t which = 0
     cdef int fd
+    cdef Watches *watches = &(<Files *>engine.files).watches
+    cdef Watched watched = object.watched
+    if watched.generation == watches.generation:
+        watched.epoch = watches.epoch
+    else:
+        watched = watch(engine, path, path_length)
     if path[path_length - 1] == c'/':
         fd = open_index(engine, path, path_length, &facts, &which)
     else:
@@ -275,6 +317,10 @@ cdef bint file_unchanged(Engine *engine, const char *path, uint32_t path_length,
     if fd < 0:
         return False
     close(fd)
-    return (facts.st_dev == object.device and facts.st_ino == object.inode
-            and <uint64_t>facts.st_size == object.payload_length
-            and facts.st_mtim.tv_sec * 1000000000 + facts.st_mtim.tv_nsec == object.modified_ns)
+    if (facts.st_dev != object.device or facts.st_ino != object.inode
+            or <uint64_t>facts.st_size != object.payload_length
+            or facts.st_mtim.tv_sec * NS_PER_S + facts.st_mtim.tv_nsec != object.modified_ns):
+        return False
+    object.checked_us = engine.now_us
+    object.watched = watched
+    return True

@@ -13,7 +13,8 @@ from libc.string cimport memcpy, memset
 
 from batchbridge.cython_ext.bridge cimport completion_text
 from batchbridge.cython_ext.cache cimport (
-    OBJECT_FILE, OBJECT_PUBLIC, CacheObject, cache_drop, cache_find, cache_insert, cache_remove, hash_bytes)
+    OBJECT_FILE, OBJECT_PUBLIC, OBJECT_STALE, CacheObject, cache_drop, cache_find, cache_insert, cache_remove,
+    hash_bytes)
 from batchbridge.cython_ext.chunked cimport decode_chunked
 from batchbridge.cython_ext.core cimport (
     CONNECTION_OPEN, IS_FINAL, IS_REFUSED, NO_ROUTE, OUTCOME_FILE, OUTCOME_HIT, Connection, Deferred, Engine, Input,
@@ -21,7 +22,7 @@ from batchbridge.cython_ext.core cimport (
 from batchbridge.cython_ext.defer cimport DEFER_TAKEN, defer_request, request_key
 from batchbridge.cython_ext.deferred cimport deferred_finish
 from batchbridge.cython_ext.files cimport (
-    FILE_ABSENT, FILE_DIRECTORY, FILE_LISTING, FILE_OBJECT, FILE_OPEN, File, file_open, file_unchanged)
+    FILE_ABSENT, FILE_DIRECTORY, FILE_LISTING, FILE_OBJECT, FILE_OPEN, File, file_is_trusted, file_open, file_unchanged)
 from batchbridge.cython_ext.machine cimport Protocol, resume_machine
 from batchbridge.cython_ext.parse cimport (
     HEAD_CHUNKED, HEAD_CREDENTIALS, HEAD_DOTS, HEAD_ESCAPED, HEAD_EXPECT_CONTINUE, HEAD_KEEP_ALIVE, HEAD_NO_CACHE,
@@ -43,6 +44,7 @@ cdef enum:
     PATH_SIZE_MAX = 8192
     LOCATION_SIZE_MAX = 9000        # leaves room in Engine.lines for the status in plain text
     RETRY_AFTER_S = 1
+    STALE_SERVED_US_MAX = 1000000   # of a softly purged answer, while a new one is made
 
 
 # --- Derive Request --------------------------------------------------------------------------------------------------
@@ -178,11 +180,25 @@ cdef bint is_fresh(Engine *engine, const Request *request, CacheObject *object) 
     """Whether a file's object may be used: it was compared with its file not long ago, or is now and is the same."""
     cdef char path[PATH_SIZE_MAX]
     cdef int length
-    if engine.now_us - object.checked_us < engine.limits.file_revalidate_us:
+    if file_is_trusted(engine, object):
         return True
     length = path_of(request, path)
     if length > 0 and file_unchanged(engine, path, <uint32_t>length, object):
-        object.checked_us = engine.now_us
+        object.flags &= ~OBJECT_STALE
+        return True
+    cache_remove(engine.cache, object)
+    return False
+
+
+cdef bint may_be_stale(Engine *engine, const Request *request, CacheObject *object) noexcept nogil:
+    """Whether a softly purged answer will do for this request: not for the first one, which gets a new one made, and
+    for others only as long as that may take."""
+    if request.head.method != METHOD_GET:
+        return False                # what it gets is not kept
+    if object.renewing_us == 0:
+        object.renewing_us = engine.now_us
+        return False
+    if engine.now_us - object.renewing_us < STALE_SERVED_US_MAX:
         return True
     cache_remove(engine.cache, object)
     return False
@@ -206,6 +222,8 @@ cdef CacheObject *find_answer(Engine *engine, Request *request) noexcept nogil:
     object = cache_find(engine.cache, hash_bytes(key, length, engine.seed), key, length, engine.now_us)
     if object is not NULL and request.head.flags & HEAD_CREDENTIALS and not object.flags & OBJECT_PUBLIC:
         return NULL
+    if object is not NULL and object.flags & OBJECT_STALE and not may_be_stale(engine, request, object):
+        return NULL
     return object
 
 
@@ -224,6 +242,7 @@ cdef int derive_cached_response(void *engine_data, void *connection_data, void *
     if object is NULL:
         object = find_answer(engine, request)
     if object is NULL:
+        engine.cache.misses += 1
         return EVENT_MISS
     request.object = object
     request.outcome = OUTCOME_HIT

@@ -1,6 +1,7 @@
 # Publishing: requests whose bytes the kernel side recognises as a whole, so that they need not be parsed again.
 from libc.stdint cimport uint32_t
 
+from batchbridge.cython_ext.cache cimport Cache
 from batchbridge.cython_ext.core cimport Connection, Engine, Request
 from batchbridge.cython_ext.tier cimport Tier, bb_hit
 
@@ -8,8 +9,9 @@ from batchbridge.cython_ext.tier cimport Tier, bb_hit
 cdef void publish_second(Engine *engine, Connection *connection, const Request *request) noexcept nogil
 
 # Withdraws the images whose objects are not found any more: after a purge.
-cdef void publish_swept(Tier *tier) noexcept nogil
-cdef void publish_free(Tier *tier) noexcept nogil
+cdef void publish_swept(Cache *cache, Tier *tier) noexcept nogil
+# Withdraws all: before the cache is freed.
+cdef void publish_end(Tier *tier) noexcept nogil
 
 # Serves a request that the kernel side recognised.
 cdef void recognised(Engine *engine, Connection *connection, const bb_hit *hit, uint32_t length) noexcept nogil

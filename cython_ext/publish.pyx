@@ -10,13 +10,14 @@ The rules:
   behind that were reserved after the withdrawal, and the kernel side has looked at the generation since.
 """
 from libc.stdint cimport uint32_t, uint64_t
-from libc.stdlib cimport free
 from libc.string cimport memcpy, memset
 
 from batchbridge.cython_ext.cache cimport (
-    OBJECT_FILE, OBJECT_UNLINKED, OBJECT_VISITED, CacheObject, cache_drop, cache_hold)
+    OBJECT_FILE, OBJECT_STALE, OBJECT_UNLINKED, Cache, CacheObject, cache_drop, cache_hold, cache_mark_visited,
+    cache_usable)
 from batchbridge.cython_ext.connection cimport received, received_known
 from batchbridge.cython_ext.core cimport Connection, Engine, Request
+from batchbridge.cython_ext.files cimport file_is_trusted
 from batchbridge.cython_ext.parse cimport (
     HEAD_CHUNKED, HEAD_CONDITIONAL, HEAD_CREDENTIALS, HEAD_EXPECT_CONTINUE, HEAD_KEEP_ALIVE, HEAD_LENGTH, HEAD_NO_CACHE,
     HEAD_RANGE, HEAD_UPGRADE, METHOD_GET, Head)
@@ -170,30 +171,32 @@ cdef void withdraw(Tier *tier, uint32_t number) noexcept nogil:
     bb_store_release(&tier.words.image_count, tier.words.image_count - 1)
 
 
-cdef void publish_swept(Tier *tier) noexcept nogil:
+cdef void publish_swept(Cache *cache, Tier *tier) noexcept nogil:
     cdef uint32_t number
     for number in range(tier.images_made):
-        if tier.published[number].object is not NULL and tier.published[number].object.flags & OBJECT_UNLINKED:
+        if tier.published[number].object is not NULL and not is_findable(cache, tier.published[number].object):
             withdraw(tier, number)
 
 
-cdef void publish_free(Tier *tier) noexcept nogil:
+cdef void publish_end(Tier *tier) noexcept nogil:
     cdef uint32_t number
-    if tier.published is NULL:
-        return
     for number in range(tier.images_made):
         if tier.published[number].object is not NULL:
-            cache_drop(tier.published[number].object)
-    free(tier.published)
-    tier.published = NULL
+            withdraw(tier, number)
+    tier.images_made = 0
 
 
 # --- what is recognised ----------------------------------------------------------------------------------------------
 
-cdef bint may_answer(const Engine *engine, const CacheObject *object) noexcept nogil:
-    if object.flags & OBJECT_UNLINKED or (object.expires_us and object.expires_us <= engine.now_us):
+cdef bint is_findable(Cache *cache, CacheObject *object) noexcept nogil:
+    return not object.flags & OBJECT_UNLINKED and cache_usable(cache, object)
+
+
+cdef bint may_answer(Engine *engine, CacheObject *object) noexcept nogil:
+    """The same as a lookup would say, without one."""
+    if not is_findable(engine.cache, object) or (object.expires_us and object.expires_us <= engine.now_us):
         return False
-    return not object.flags & OBJECT_FILE or engine.now_us - object.checked_us < engine.limits.file_revalidate_us
+    return file_is_trusted(engine, object) if object.flags & OBJECT_FILE else not object.flags & OBJECT_STALE
 
 
 cdef void recognised(Engine *engine, Connection *connection, const bb_hit *hit, uint32_t length) noexcept nogil:
@@ -203,7 +206,7 @@ cdef void recognised(Engine *engine, Connection *connection, const bb_hit *hit, 
     if published.object is not NULL and published.generation == hit.generation:
         published.was_visited = 1
         if may_answer(engine, published.object):
-            published.object.flags |= OBJECT_VISITED
+            cache_mark_visited(published.object)
             engine.cache.hits += 1
             received_known(engine, connection, data, length, &published.head, published.object)
             return

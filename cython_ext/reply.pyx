@@ -18,9 +18,12 @@ from batchbridge.cython_ext.cache cimport (
 from batchbridge.cython_ext.conditional cimport (
     VERDICT_FAILED, VERDICT_NOT_MODIFIED, VERDICT_RANGE, VERDICT_UNSATISFIABLE, Validators, evaluate)
 from batchbridge.cython_ext.core cimport (
-    ANSWER_OBJECT, OUTCOME_ERROR_4XX, OUTCOME_ERROR_5XX, OUTCOME_LOCAL, Answer, Connection, Deferred, Engine, Request)
+    ANSWER_OBJECT, OUTCOME_ERROR_4XX, OUTCOME_ERROR_5XX, OUTCOME_LOCAL, Answer, Connection, Deferred, Engine, Request,
+    Route)
 from batchbridge.cython_ext.defer cimport request_key
+from batchbridge.cython_ext.files cimport object_modified_s
 from batchbridge.cython_ext.http cimport EVENT_OWED, EVENT_SENT
+from batchbridge.cython_ext.octets cimport same_word
 from batchbridge.cython_ext.parse cimport (
     HEAD_CONDITIONAL, HEAD_CREDENTIALS, HEAD_KEEP_ALIVE, HEAD_RANGE, HEADER_REFERER, HEADER_USER_AGENT, METHOD_GET,
     METHOD_HEAD, Head, parse_head)
@@ -60,7 +63,7 @@ cdef void describe_object(Engine *engine, Request *request, Response *response) 
     if object.flags & OBJECT_FILE and request.head.flags & (HEAD_CONDITIONAL | HEAD_RANGE):
         validators.etag = object.etag
         validators.etag_length = object.etag_length
-        validators.modified_s = object.modified_s
+        validators.modified_s = object_modified_s(object)
         validators.length = object.payload_length
         verdict = evaluate(request.data, request.head, &validators, engine.wall_s, &first, &last)
     response.status = object.status
@@ -231,6 +234,35 @@ cdef void log_response(Engine *engine, const Connection *connection, const Reque
                  data + head.known[<int>HEADER_USER_AGENT].offset, head.known[<int>HEADER_USER_AGENT].length)
 
 
+cdef bint is_varied_by(const Route *route, const char *name, uint32_t length) noexcept nogil:
+    cdef uint32_t index
+    for index in range(route.vary_count):
+        if route.vary[index].length == length and same_word(name, route.vary_text + route.vary[index].offset, length):
+            return True
+    return False
+
+
+cdef bint varies_otherwise(const Route *route, const char *lines, uint32_t length) noexcept nogil:
+    """Whether an answer's Vary names a header that its key has nothing of ("*" too): then it is for nobody else."""
+    cdef const char *end
+    cdef uint32_t at, first, line_length
+    while length:
+        end = <const char *>memchr(lines, c'\n', length)
+        line_length = length if end is NULL else <uint32_t>(end + 1 - lines)
+        if line_length > 5 and same_word(lines, b"vary:", 5):
+            at = 5
+            while at < line_length:
+                first = at
+                while at < line_length and lines[at] not in (c',', c' ', c'\t', c'\r', c'\n'):
+                    at += 1
+                if at > first and not is_varied_by(route, lines + first, at - first):
+                    return True
+                at += 1
+        lines += line_length
+        length -= line_length
+    return False
+
+
 cdef void keep_answer(Engine *engine, Request *request) noexcept nogil:
     """Puts a handler's answer into the cache, if what asked for it lets it (RFC 9111 section 3)."""
     cdef const Deferred *deferred = request.deferred
@@ -249,6 +281,8 @@ cdef void keep_answer(Engine *engine, Request *request) noexcept nogil:
     if parse_head(asked.data, deferred.head_length, &scanned, &engine.limits.head, &head) <= 0:
         return
     if head.flags & HEAD_CREDENTIALS and not completion.flags & COMPLETION_PUBLIC:
+        return
+    if varies_otherwise(&engine.routes[deferred.route], text, completion.headers_length):
         return
     length = request_key(engine, &asked, key, KEY_SIZE_MAX)
     if length == 0:

@@ -31,6 +31,7 @@ from batchbridge.cython_ext.core cimport (
 from batchbridge.cython_ext.engine cimport EngineThread, turn_begin, turn_end, turn_goes_on, turn_wait_us
 from batchbridge.cython_ext.kernel cimport (
     tier_consume, tier_cookie_known, tier_has_records, tier_left, tier_pause, tier_resume, tier_sleeps, tier_woke)
+from batchbridge.cython_ext.publish cimport publish_end
 from batchbridge.cython_ext.ring cimport *
 from batchbridge.cython_ext.send cimport (
     answer_at, answer_drop, answer_hold, file_read, mark_dirty, send_fell_short, sent)
@@ -735,6 +736,8 @@ cdef class UringEngine(EngineThread):
             with nogil:
                 result = loop(engine, driver)
         finally:
+            if engine.tier is not NULL:
+                publish_end(engine.tier)
             ring_close(&driver.ring)
             free(driver.peer_names)
             free(driver)

@@ -48,16 +48,22 @@ def stats(admin: Address, as_json: bool) -> None:
 @admin_flag
 @json_flag
 @click.option("--url", metavar="URL", help="What is cached for this URL (http://HOST/PATH, or /PATH for any host).")
-@click.option("--prefix", metavar="PREFIX", help="All whose URL begins so.")
+@click.option("--prefix", metavar="PREFIX", help="All whose path begins so, for any host.")
 @click.option("--tag", metavar="TAG", help="All that carry this tag.")
-def purge(admin: Address, as_json: bool, url: str | None, prefix: str | None, tag: str | None) -> None:
+@click.option("--soft", is_flag=True, help="Let them become stale: revalidated, or renewed, by the next request.")
+def purge(admin: Address, as_json: bool, url: str | None, prefix: str | None, tag: str | None, soft: bool) -> None:
     """Remove objects. What was removed is not served again once the command has returned."""
     wanted = {name: value for name, value in (("url", url), ("prefix", prefix), ("tag", tag)) if value is not None}
     if len(wanted) != 1:
         raise click.UsageError("give exactly one of --url, --prefix and --tag")
-    answer = ask(admin, "POST", "/cache/purge", wanted)
+    answer = ask(admin, "POST", "/cache/purge", {**wanted, "soft": True} if soft else wanted)
+    if as_json:
+        click.echo(json.dumps(answer))
+        return
     count = answer.get("purged", 0)
-    click.echo(json.dumps(answer) if as_json else f"purged {count} object{'' if count == 1 else 's'}")
+    ((name, text),) = wanted.items()
+    objects = f"{count:,} object{'' if count == 1 else 's'}"
+    click.echo(f"{'made stale' if soft else 'purged'} {objects} by {name} {text}")
 
 
 def ask(admin: Address, method: str, path: str, content: Any = None) -> dict[str, Any]:

@@ -280,7 +280,9 @@ def test_the_admin_interface(engine: str, folder: Path) -> None:
         assert admin(command, "/policy?path=/slow", {"max_batch_size": 0})[0] == 400
         assert admin(command, "/policy?path=/none")[0] == 404
         assert json.loads(admin(command, "/cache/stats")[1])["objects"] >= 2
-        assert json.loads(admin(command, "/cache/purge", {"tag": "kept"})[1]) == {"purged": 1}
+        assert json.loads(admin(command, "/cache/purge", {"tag": "kept"})[1]) == {
+            "purged": 1, "tag": "kept", "soft": False,
+        }  # fmt: skip
         assert client.ask("GET", "/kept").body != first
         done = run_command("cache", "purge", "--admin", command.admin, "--url", "/kept", folder=folder)
         assert done.returncode == 0 and "purged 1 object" in done.stdout

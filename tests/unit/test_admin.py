@@ -31,10 +31,10 @@ class FakeServer:
     def set_policy(self, path, **changes):
         self.policies[path] = self.policies[path].changed(**changes)
 
-    def purge(self, *, url=None, prefix=None, tag=None):
+    def purge(self, *, url=None, prefix=None, tag=None, soft=False):
         if tag == "bad":
             raise PurgeError("this tag cannot be purged")
-        self.purged.append((url, prefix, tag))
+        self.purged.append((url, prefix, tag, soft))
         return 3
 
 
@@ -108,6 +108,8 @@ def test_a_policy_is_read_and_changed(ask, server):
         ("POST", "/cache/purge", {"url": "a", "tag": "b"}, 400, "exactly one of"),
         ("POST", "/cache/purge", {"all": "a"}, 400, "exactly one of"),
         ("POST", "/cache/purge", {"url": 5}, 400, "url: 5 is not a text"),
+        ("POST", "/cache/purge", {"soft": True}, 400, "exactly one of"),
+        ("POST", "/cache/purge", {"tag": "a", "soft": 1}, 400, "soft: 1 is neither true nor false"),
         ("POST", "/cache/purge", {"tag": "bad"}, 400, "this tag cannot be purged"),
         ("POST", "/cache/purge", b"x" * 70_000, 413, "longer than 65536"),
     ],
@@ -194,8 +196,11 @@ def test_cache_stats(running, capsys):
 
 def test_cache_purge(running, server, capsys):
     assert main(["cache", "purge", "--admin", running.url, "--tag", "news"]) == 0
-    assert capsys.readouterr().out == "purged 3 objects\n"
+    assert capsys.readouterr().out == "purged 3 objects by tag news\n"
     assert main(["cache", "purge", "--admin", running.url, "--prefix", "/a", "--json"]) == 0
-    assert server.purged == [(None, None, "news"), (None, "/a", None)]
+    assert json.loads(capsys.readouterr().out) == {"purged": 3, "prefix": "/a", "soft": False}
+    assert main(["cache", "purge", "--admin", running.url, "--url", "/a", "--soft"]) == 0
+    assert capsys.readouterr().out == "made stale 3 objects by url /a\n"
+    assert server.purged == [(None, None, "news", False), (None, "/a", None, False), ("/a", None, None, True)]
     assert main(["cache", "purge", "--admin", running.url, "--tag", "bad"]) == 1
     assert "answered 400: this tag cannot be purged" in capsys.readouterr().err

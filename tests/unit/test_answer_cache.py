@@ -56,6 +56,17 @@ def test_without_a_time_it_is_not_kept(ttl: Any) -> None:
         assert loop.stats["cache"]["objects"] == 0
 
 
+def test_a_request_is_one_hit_or_one_miss(tmp_path: Any) -> None:
+    (tmp_path / "a.txt").write_bytes(b"a")
+    server = make_server(root=str(tmp_path))
+    server.batch("/h/{name}")(lambda batch: [bb.Response("x", cache_ttl_s=9) for _ in batch])
+    with looping(server) as loop:
+        for request in (get("/h/a"), get("/a.txt"), get("/none"), get("/h/a"), get("/a.txt")):
+            loop.ask(request)
+        stats = loop.stats["cache"]
+        assert (stats["hits"], stats["misses"]) == (2, 3)
+
+
 def test_a_time_is_whole_seconds_and_bounded() -> None:
     with serving(cache_ttl_s=1e12) as loop:
         assert ask(loop, get("/h/a")) == ["1"]
@@ -186,6 +197,28 @@ def test_headers_named_in_vary_tell_answers_apart() -> None:
         assert ask(loop, *requests) == first
         assert ask(loop, get("/h/a", "ACCEPT:   a ", "X-Other: 1")) == [first[1]]
         assert loop.ask(get("/h/a")).headers["vary"] == "Accept, x-tenant"
+
+
+@pytest.mark.parametrize(
+    ("named", "is_kept"),
+    [
+        ("Accept", True),
+        ("X-TENANT , accept", True),
+        ("", True),
+        ("Accept, Accept-Language", False),
+        ("accept-", False),
+        ("accep", False),
+        ("*", False),
+    ],
+)
+def test_an_answer_that_varies_by_more_than_its_route_is_not_kept(named: str, is_kept: bool) -> None:
+    with serving(vary=["Accept", "X-Tenant"], headers={"X-A": "b", "Vary": named}) as loop:
+        client = loop.connect(get("/h/a"))
+        loop.settle()
+        loop.send(client, get("/h/a"))
+        loop.settle()
+        # Two lines of Vary, which Loop.ask takes none of.
+        assert loop.output(client)[-1:] == (b"1" if is_kept else b"2")
 
 
 def test_a_routes_answer_is_not_given_to_another_routes_request() -> None:
