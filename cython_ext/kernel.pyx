@@ -20,7 +20,7 @@ from libc.string cimport memcpy, memset
 from batchbridge.cython_ext.connection cimport connection_peer, received, received_end
 from batchbridge.cython_ext.core cimport (
     CONNECTION_CLOSES, CONNECTION_FREE, IS_EOF, IS_PAUSED, Connection, Engine)
-from batchbridge.cython_ext.publish cimport publish_free, recognised
+from batchbridge.cython_ext.publish cimport recognised
 from batchbridge.cython_ext.tier cimport *
 
 
@@ -50,7 +50,7 @@ cdef enum:
     RECORD_HEADER_SIZE_BYTES = 8
     DRAIN_SIZE_BYTES = 65536
     ALL = 0x7FFFFFFF                # that the socket has
-    GAP_PATIENCE_MS = 100           # for bytes that the kernel is moving into the socket's queue
+    GAP_PATIENCE_MS = 1000          # for bytes that the kernel is moving into the socket's queue
     FORGOTTEN = 1                   # in the table of cookies
 
 
@@ -82,7 +82,7 @@ cdef void tier_free(Tier *tier) noexcept nogil:
     if tier.states is not NULL:
         for index in range(tier.row_count):
             free(tier.states[index].early)
-    publish_free(tier)
+    free(tier.published)
     free(tier.states)
     free(tier.cookies)
     free(tier.waiting)
@@ -90,6 +90,7 @@ cdef void tier_free(Tier *tier) noexcept nogil:
     free(tier.by_cookie.cookies)
     free(tier.by_cookie.values)
     tier.states = NULL
+    tier.published = NULL
     tier.cookies = NULL
     tier.waiting = NULL
     tier.draining = NULL
@@ -487,15 +488,19 @@ cdef bint read_end(Engine *engine, Tier *tier, uint32_t row, Connection *connect
 cdef bint fill_gap(Engine *engine, Tier *tier, uint32_t row, Connection *connection, uint32_t up) noexcept nogil:
     """Takes from the socket what lies between the bytes received and a record's. False: it did not come."""
     cdef RowState *state = &tier.states[row]
-    cdef int _waited_ms
+    cdef int waited_ms = 0
+    cdef uint32_t before
     tier.gaps += 1
-    for _waited_ms in range(GAP_PATIENCE_MS):
-        read_socket(engine, tier, row, connection, up - state.received)
+    while waited_ms < GAP_PATIENCE_MS:
+        before = state.received
+        read_socket(engine, tier, row, connection, up - before)
         if state.received == up:
             return True
         if connection.state == CONNECTION_CLOSES or connection.state == CONNECTION_FREE:
             return False
-        poll(NULL, 0, 1)                # it is on its way into the socket's queue
+        # It is on its way into the socket's queue, in pieces where there is much of it.
+        waited_ms = waited_ms + 1 if state.received == before else 0
+        poll(NULL, 0, 1)
     return False
 
 
