@@ -222,15 +222,23 @@ class Server:
 
             self._admin = admin.start(self, self.config.admin)
 
-    def _all_handlers(self) -> list[Handler]:
-        """The declared handlers with the configuration's policies, and those that stand behind all routes."""
+    def apply_policies(self) -> None:
+        """Gives the declared handlers the policies that the configuration names for their routes. run() does it by itself.
+
+        Raises ConfigError for a route that no handler has.
+        """
         for path, changes in self.config.routes.items():
             if path not in self.handlers:
                 raise ConfigError(f"route {path!r}: no handler has this path; there are {', '.join(self.handlers)}")
             self.handlers[path].policy = self.handlers[path].policy.changed(**changes)
         for handler in self.handlers.values():
             handler.policy = self._bounded(handler.policy)
+
+    def _all_handlers(self) -> list[Handler]:
+        """The declared handlers, with their policies, and those that stand behind all routes."""
         from .fallbacks import fallback_handlers
+
+        self.apply_policies()
 
         return [*self.handlers.values(), *fallback_handlers(self)]
 

@@ -26,7 +26,7 @@ cdef struct File:
 cdef int file_open(Engine *engine, const char *path, uint32_t path_length, uint64_t hash, const char *key,
                    uint32_t key_length, File *file) noexcept nogil
 
-# Whether a file's object may be used without another look at the file: it was compared not long ago, it is not stale, and
+# Whether a file's object may be used without another look at the file: it was compared not long ago, is not stale, and
 # nothing was told of a change since where its file lies. Where nothing is told, only time makes it worth another look.
 cdef bint file_is_trusted(Engine *engine, const CacheObject *object) noexcept nogil
 

@@ -21,6 +21,7 @@ def command(changes: dict[str, Any], sources: dict[str, str], as_json: bool) -> 
     Takes the arguments of `serve`. The output is a configuration file that says the same.
     """
     server = make_server(changes)
+    server.apply_policies()
     engine, reason = choose_engine(server.config.engine)
     policies = {path: asdict(server.policy(path)) for path in server.routes}
     if as_json:

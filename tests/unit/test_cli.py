@@ -194,3 +194,14 @@ def test_settings_and_errors_import_nothing_heavy():
     )
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_check_tells_the_policies_that_would_be_in_effect(run, tmp_path):
+    app, config = tmp_path / "app.py", tmp_path / "config.toml"
+    app.write_text("import batchbridge as bb\nserver = bb.Server()\n@server.batch('/a')\ndef a(batch): pass\n")
+    config.write_text('[route."/a"]\nmax_batch_size = 7\n')
+    status, out, _ = run("check", "--app", f"{app}:server", "--config", str(config), "--json")
+    assert status == 0 and json.loads(out)["routes"]["/a"]["max_batch_size"] == 7
+    config.write_text('[route."/b"]\nmax_batch_size = 7\n')
+    status, _, error = run("check", "--app", f"{app}:server", "--config", str(config))
+    assert status != 0 and "no handler has this path" in error
