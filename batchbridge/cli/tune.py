@@ -166,7 +166,7 @@ def _tune(options: dict[str, Any], goal: Goal, target: Target) -> None:
     )
     results = _results(plan, path, options["resume"])
     if options["app"]:
-        results.note = f"Measured over loopback: {LOOPBACK_CAVEAT}."
+        results.note = f"Measured on one machine: {LOOPBACK_CAVEAT}."
     policy = results.settings.get("policy") or target.policy()
     results.settings["policy"] = policy
     present = Candidate(policy["max_batch_size"], policy["max_queue_delay_us"])
@@ -235,7 +235,8 @@ def _progress(plan: Plan, *, quiet: bool) -> Iterator[dict[str, Any]]:
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True, quiet=quiet)
+    console = Console(stderr=True)
+    console.quiet = quiet or not console.is_terminal  # a log is not to be filled with bars
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("getting ready", total=None)
         made = stage = 0

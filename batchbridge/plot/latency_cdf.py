@@ -18,6 +18,8 @@ from .style import COLOURS, LINES, logarithmic, styled
 PLACES = 400
 PERCENTILES = ((0.5, "p50"), (0.1, "p90"), (0.01, "p99"), (0.001, "p99.9"), (0.0001, "p99.99"))
 LEAST_LATENCY_US = 1.0
+#: More lines than this have no bands: one could not tell which is whose.
+BANDS_MAX = 4
 
 
 def draw(results: Sequence[Results]) -> dict[str, Sheet]:
@@ -31,13 +33,15 @@ def draw(results: Sequence[Results]) -> dict[str, Sheet]:
     if not groups:
         raise NothingToDrawError("no valid run has a histogram of latencies")
     shown = chosen(groups)
-    notes = [evidence_note(results, groups, "lines: medians of the runs, bands: the least and the largest")]
+    has_bands = len(shown) <= BANDS_MAX
+    bands = ", bands: the least and the largest" if has_bands else ""
+    notes = [evidence_note(results, groups, f"lines: medians of the runs{bands}")]
     if len(shown) < len(groups):
         notes.append(f"{len(shown)} of {len(groups)} shown, from the least p99 to the largest.")
     sheet = Sheet("Distribution of latency", size_inches=(6.6, 4.4), notes=notes, footnotes=footnotes_of(results))
     axis = sheet.panels[0]
     with styled():
-        handles = [draw_line(axis, group, number) for number, group in enumerate(shown)]
+        handles = [draw_line(axis, group, number, has_band=has_bands) for number, group in enumerate(shown)]
         axis.set_xlabel("latency (ms)")
         axis.set_ylabel("share of requests that took longer")
         logarithmic(axis, "x")
@@ -71,8 +75,8 @@ def chosen(groups: Sequence[Group], most: int = len(COLOURS)) -> list[Group]:
     return [ranked[place] for place in places]
 
 
-def draw_line(axis: Any, group: Group, number: int) -> Any:
-    """One arm: the median of its runs' shares at each latency, and a band from the least to the largest."""
+def draw_line(axis: Any, group: Group, number: int, *, has_band: bool) -> Any:
+    """One arm: the median of its runs' shares at each latency, and perhaps a band from the least to the largest."""
     runs = [run for run in group.runs if run.histogram]
     first = min(max(LEAST_LATENCY_US, run.histogram[0][0]) for run in runs)
     last = max(run.histogram[-1][0] for run in runs)
@@ -82,7 +86,7 @@ def draw_line(axis: Any, group: Group, number: int) -> Any:
     (handle,) = axis.plot(
         latencies_us / 1e3, positive(middle), color=COLOURS[number], linestyle=LINES[number], linewidth=1.6
     )
-    if len(runs) > 1:
+    if has_band and len(runs) > 1:
         axis.fill_between(
             latencies_us / 1e3, positive(shares.min(axis=0), 1e-9), positive(shares.max(axis=0), 1e-9),
             color=COLOURS[number], alpha=0.15, linewidth=0,

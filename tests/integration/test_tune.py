@@ -157,9 +157,11 @@ def test_an_impossible_goal_says_what_was_the_best(tune, score, folder):
 
 
 def test_the_capacity_is_measured_where_no_rate_is_given(tune, folder):
+    """Which figures come out is not looked at: on a busy machine the client may be what is measured, and is refused."""
     without_rate = [part for part in SMALL if part not in ("--rate", "400")]
-    status, _, _ = tune("--app", APP, *without_rate, "--p99-us", "1", "--no-refine", "--sizes", "16", "--delays", "0")
-    assert status == 1
+    one = ["--seconds", "0.5", "--sizes", "16", "--delays", "0", "--no-refine"]
+    status, _, err = tune("--app", APP, *without_rate, *one, "--p99-us", "1")
+    assert status == 1 and Path("results.msgpack").exists(), err
     found = load("results.msgpack").settings
     assert found["capacity_per_s"] > 100 and found["rate_per_s"] == pytest.approx(0.7 * found["capacity_per_s"], abs=1)
 
