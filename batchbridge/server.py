@@ -223,7 +223,7 @@ class Server:
             self._admin = admin.start(self, self.config.admin)
 
     def apply_policies(self) -> None:
-        """Gives the declared handlers the policies that the configuration names for their routes. run() does it by itself.
+        """Gives the declared handlers the policies that the configuration names for their routes; run() does so itself.
 
         Raises ConfigError for a route that no handler has.
         """

@@ -11,9 +11,10 @@ The rules:
 - Sockets are read here only where the ring was full or the connection paused (drain); never polled: a poll would be
   woken by each packet that the kernel side takes.
 - A FIN is taken when it is the next: a socket tells of it before all bytes that came earlier are here.
+- A socket is not read ahead of the ring: `spill_at` says what has to come from there first.
 """
 from libc.errno cimport EAGAIN, EINTR, ENOMEM, errno
-from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy, memset
 
@@ -52,6 +53,14 @@ cdef enum:
     ALL = 0x7FFFFFFF                # that the socket has
     GAP_PATIENCE_MS = 1000          # for bytes that the kernel is moving into the socket's queue
     FORGOTTEN = 1                   # in the table of cookies
+
+
+# Why no more was read from a socket.
+cdef enum Read:
+    READ_WANTED = 0                 # all that was wanted is here
+    READ_NOTHING                    # there is nothing more now
+    READ_END                        # FIN, though perhaps not all before it
+    READ_NO_MORE                    # the connection is paused or gone
 
 
 # --- memory ----------------------------------------------------------------------------------------------------------
@@ -433,27 +442,52 @@ cdef void drain_all(Engine *engine, Tier *tier) noexcept nogil:
 
 
 cdef void drain(Engine *engine, Tier *tier, uint32_t row, Connection *connection) noexcept nogil:
-    """Reads the socket until it is empty, says so, and once more: bytes may have come before that was seen. The kernel
-    moves some of them into the socket's queue by a thread of its own, so it is looked at until all are here."""
+    """Takes what lies in the socket and is next; marks the row again, unless all that was handed up is here.
+
+    While a row is spilled, all of its bytes behind `spill_at` go to the socket, so it can be read until it is empty;
+    then that is said. From there on the socket has only what was handed up before that was seen: where the ring has
+    nothing more, that is what is missing. The kernel moves some of it into the socket's queue by a thread of its own, a
+    little later.
+    """
+    cdef RowState *state = &tier.states[row]
     cdef uint32_t spill = bb_load_acquire(&tier.rows[row].spill)
-    if spill == tier.rows[row].spill_seen and tier.states[row].received == bb_load_acquire(&tier.rows[row].up):
+    cdef uint32_t up = bb_load_acquire(&tier.rows[row].up)
+    cdef int found
+    if spill != tier.rows[row].spill_seen:
+        if <int32_t>(state.received - tier.rows[row].spill_at) < 0:
+            mark_draining(tier, row)        # the ring has what comes before
+            return
+        found = read_socket(engine, tier, row, connection, ALL)
+        if found == READ_NOTHING:
+            bb_store_release(&tier.rows[row].spill_seen, spill)
+            bb_full_fence()
+    elif up == state.received:
         return
-    if not read_socket(engine, tier, row, connection, ALL):
-        return
-    bb_store_release(&tier.rows[row].spill_seen, spill)
-    bb_full_fence()
-    if read_socket(engine, tier, row, connection, ALL) and (
-            tier.states[row].received != bb_load_acquire(&tier.rows[row].up)):
+    elif tier_has_records(tier):
+        found = READ_NOTHING
+    else:
+        found = read_socket(engine, tier, row, connection, up - state.received)
+    if found == READ_END:
+        # The socket tells of a FIN as soon as TCP has it, also while bytes before it are on their way.
+        if connection.flags & IS_EOF:
+            return
+        if bb_load_acquire(&tier.rows[row].up) - state.received == 1:
+            state.received += 1
+            end(engine, connection)
+            return
+    if found != READ_NO_MORE:
         mark_draining(tier, row)
 
 
-cdef bint read_socket(Engine *engine, Tier *tier, uint32_t row, Connection *connection, uint32_t wanted) noexcept nogil:
-    """Takes up to `wanted` bytes that are there. True: the socket is empty, or has given them all."""
+cdef int read_socket(Engine *engine, Tier *tier, uint32_t row, Connection *connection, uint32_t wanted) noexcept nogil:
+    """Takes up to `wanted` bytes that are there; why it stopped (Read)."""
     cdef char buffer[DRAIN_SIZE_BYTES]
     cdef ssize_t count
-    while wanted and connection.state != CONNECTION_CLOSES and connection.state != CONNECTION_FREE:
+    while wanted:
+        if connection.state == CONNECTION_CLOSES or connection.state == CONNECTION_FREE:
+            return READ_NO_MORE
         if connection.flags & IS_PAUSED and wanted == ALL:
-            return False
+            return READ_NO_MORE
         count = recv(connection.fd, buffer, min(<uint32_t>DRAIN_SIZE_BYTES, wanted), MSG_DONTWAIT)
         if count > 0:
             tier.states[row].received += <uint32_t>count
@@ -462,27 +496,13 @@ cdef bint read_socket(Engine *engine, Tier *tier, uint32_t row, Connection *conn
                 wanted -= <uint32_t>count
             received(engine, connection, buffer, <uint32_t>count)
         elif count == 0:
-            return wanted == ALL and read_end(engine, tier, row, connection)
+            return READ_END
         elif errno == EAGAIN:
-            return True
+            return READ_NOTHING
         elif errno != EINTR:
             engine.driver.tear_down(engine, connection)
-            return False
-    return wanted == 0
-
-
-cdef bint read_end(Engine *engine, Tier *tier, uint32_t row, Connection *connection) noexcept nogil:
-    """The socket tells of a FIN as soon as TCP has it: bytes before it may still be in the ring, or on their way into
-    the socket's queue, and the FIN itself may come by the ring. True: it was the next, and is taken."""
-    cdef RowState *state = &tier.states[row]
-    if connection.flags & IS_EOF:
-        return True
-    if bb_load_acquire(&tier.rows[row].up) - state.received == 1:
-        state.received += 1
-        end(engine, connection)
-        return True
-    mark_draining(tier, row)
-    return False
+            return READ_NO_MORE
+    return READ_WANTED
 
 
 cdef bint fill_gap(Engine *engine, Tier *tier, uint32_t row, Connection *connection, uint32_t up) noexcept nogil:
@@ -493,11 +513,10 @@ cdef bint fill_gap(Engine *engine, Tier *tier, uint32_t row, Connection *connect
     tier.gaps += 1
     while waited_ms < GAP_PATIENCE_MS:
         before = state.received
-        read_socket(engine, tier, row, connection, up - before)
+        if read_socket(engine, tier, row, connection, up - before) == READ_NO_MORE:
+            return False
         if state.received == up:
             return True
-        if connection.state == CONNECTION_CLOSES or connection.state == CONNECTION_FREE:
-            return False
         # It is on its way into the socket's queue, in pieces where there is much of it.
         waited_ms = waited_ms + 1 if state.received == before else 0
         poll(NULL, 0, 1)

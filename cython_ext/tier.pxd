@@ -22,7 +22,7 @@ cdef extern from "shared.h" nogil:
         BB_HIT
     ctypedef struct bb_row:
         uint64_t cookie
-        uint32_t up, spill, closed
+        uint32_t up, spill_at, spill, closed
         uint32_t spill_seen, pause, done, out_user
         int32_t fd
     ctypedef struct bb_record:

@@ -22,14 +22,15 @@ __noinline uint32_t cut(struct __sk_buff *skb, uint32_t old) {
  * large for it can meet an empty ring. Where there is no room it is awake, or about to be, and looks at `spills`. */
 static __always_inline int spill(bb_words *shared, bb_row *row, const bb_record *packet, uint32_t up) {
     bb_record head = *packet;
-    row->up = up;
     if (row->spill == row->spill_seen) {
-        row->spill = row->spill_seen + 1;
+        row->spill_at = packet->up;
+        __sync_fetch_and_add(&row->spill, 1);
         __sync_fetch_and_add(&shared->spills, 1);
         head.type = BB_SPILLED;
         head.length = 0;
         tell(shared, &head);
     }
+    row->up = up;
     return SK_PASS;
 }
 

@@ -43,6 +43,7 @@ typedef struct {
     uint64_t cookie;
     uint32_t next_sequence; /* TCP's number of the next byte of the request stream */
     uint32_t up;            /* bytes handed up, by the ring or through the socket; a FIN counts one */
+    uint32_t spill_at;      /* the value of up where the socket's bytes begin: stored before spill */
     uint32_t spill;         /* differs from spill_seen: bytes go through the socket, as the ring was full */
     uint32_t closed;        /* TCP has let go of the socket */
     uint32_t out_base;      /* TCP's number of the first byte of the response stream */
@@ -53,7 +54,7 @@ typedef struct {
     uint32_t done;       /* the value of up up to which all is answered and posted */
     uint32_t out_user;   /* bytes of responses that user mode has posted: stored before they are, and before done */
     int32_t fd;          /* -1: not known yet, or about to be closed: the kernel side posts nothing */
-    uint32_t padding[3];
+    uint32_t padding[2];
 } bb_row;
 
 /* What the kernel side tells, in the order in which it happened; a ring of them for each engine. */

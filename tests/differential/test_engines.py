@@ -1,6 +1,7 @@
 """Engines differ in how they talk to the kernel and in nothing else: the same bytes in give the same bytes out, Date
 aside, whole or cut, one after the other or pipelined (the engine ladder of DESIGN.md section 3)."""
 
+import contextlib
 import random
 import re
 from collections.abc import Iterator
@@ -106,7 +107,7 @@ def add_routes(server: bb.Server) -> None:
 
 @pytest.fixture(scope="module")
 def urls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
-    """The URLs of two servers of the same root with different engines."""
+    """The URLs of servers of the same root, one with each engine."""
     import logging
 
     for engine in ENGINES:
@@ -115,14 +116,17 @@ def urls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     logging.getLogger("batchbridge.handlers").setLevel(logging.CRITICAL)
     servers = [served(engine, root) for engine in ENGINES]
     try:
-        with running(servers[0]), running(servers[1]):
+        with contextlib.ExitStack() as stack:
+            for server in servers:
+                stack.enter_context(running(server))
             yield {engine: server.url for engine, server in zip(ENGINES, servers, strict=True)}
     finally:
         logging.getLogger("batchbridge.handlers").setLevel(logging.NOTSET)
     # The same requests were read, and came to the same ends.
-    first, second = (server.stats() for server in servers)
-    assert first["requests"] == second["requests"]
-    assert first["cache"]["objects"] == second["cache"]["objects"]
+    first, *others = (server.stats() for server in servers)
+    for other in others:
+        assert first["requests"] == other["requests"]
+        assert first["cache"]["objects"] == other["cache"]["objects"]
 
 
 def served(engine: str, root: Path) -> bb.Server:

@@ -335,7 +335,8 @@ def values_of(option: Option) -> st.SearchStrategy:
     text = st.text(st.characters(blacklist_categories=["Cs", "Cc"]), min_size=1, max_size=20)
     numbers = {"size": st.integers, "count": st.integers, "seconds": st.floats}
     if option.power_of_two:
-        return st.integers(4, 15).map(lambda power: 1 << power)
+        least, most = (int(bound).bit_length() - 1 for bound in (option.minimum, option.maximum))
+        return st.integers(least, most).map(lambda power: 1 << power)
     if option.kind in numbers:
         low, high = option.minimum, option.maximum
         return numbers[option.kind](low, high) if option.kind == "seconds" else st.integers(int(low), int(high))
