@@ -1,13 +1,14 @@
 """The arms of the question: how close does batching get to kernel-mode performance?
 
-=========  =========================================================================================================
+========== =========================================================================================================
 K0         kernel mode: the kernel side answers published hits, a kernel thread sends; user mode does nothing
 K1         the kernel side derives and answers published hits, a user thread submits the sends in batches
 B(in,out)  user mode: requests handed up in batches of up to `in`, responses handed back in batches of up to `out`
+BK(in,out) the same, by the kernel engine: it is the kernel side that hands the requests up, as the paper proposed
 U1         the same without batches, by io_uring: one request, one response. B(1,1) is this a second time (A/A)
 U0         the same without batches, by epoll: our epoll engine, so that it does the same work as U1
 nginx      files with the same answers
-=========  =========================================================================================================
+========== =========================================================================================================
 
 U0, U1 and B take the whole way: route, bridge, handler, counters; the access log is off in all arms. In a closed loop
 their policy is `idle`: what waits leaves. In an open loop below capacity little would wait, so there it is `fixed`: a
@@ -92,7 +93,9 @@ class QuestionArms:
         arms = [self._user("U0", "epoll", 1, 1, work_us, work, "unbatched user mode, our epoll engine")]
         if self._has("io_uring", "U1, B"):
             arms.append(self._user("U1", "io_uring", 1, 1, work_us, work, "unbatched user mode, io_uring"))
-            arms += [self._batched(size_in, size_out, work_us, work) for size_in, size_out in self.pairs]
+            arms += [self._batched("B", "io_uring", *pair, work_us, work) for pair in self.pairs]
+        if self._has("kernel", "BK, K0, K1"):
+            arms += [self._batched("BK", "kernel", *pair, work_us, work) for pair in self.pairs if pair[0] == pair[1]]
         return arms if work_us else [*arms, *self._kernel(), *self._rivals()]
 
     def _has(self, engine: str, arms: str) -> bool:
@@ -103,9 +106,11 @@ class QuestionArms:
 
     # --- user mode ---
 
-    def _batched(self, size_in: int, size_out: int, work_us: int, work: int) -> Arm:
-        what = "the same as U1 once more (A/A)" if size_in == size_out == 1 else "batched user mode, io_uring"
-        arm = self._user(f"B({size_in},{size_out})", "io_uring", size_in, size_out, work_us, work, what)
+    def _batched(self, family: str, engine: str, size_in: int, size_out: int, work_us: int, work: int) -> Arm:
+        what = f"batched user mode, {engine}"
+        if family == "B" and size_in == size_out == 1:
+            what = "the same as U1 once more (A/A)"
+        arm = self._user(f"{family}({size_in},{size_out})", engine, size_in, size_out, work_us, work, what)
         arm.parameters.update({"in": size_in, "out": size_out})
         return arm
 
@@ -129,7 +134,7 @@ class QuestionArms:
     # --- kernel mode ---
 
     def _kernel(self) -> list[Arm]:
-        if not self._has("kernel", "K0, K1"):
+        if not self._engines["kernel"].available:
             return []
         arms = []
         for name, what, spins in (

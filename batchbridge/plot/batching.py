@@ -35,6 +35,10 @@ CAPACITY, COST = "capacity", "cost"
 ByBlock = Mapping[int, float]
 
 
+#: What a legend says of a family of arms.
+FAMILIES = {"B": "B, batched", "BK": "BK, batched by the kernel side"}
+
+
 @dataclass(frozen=True)
 class Line:
     """A batched arm: for each batch size asked for, its runs."""
@@ -66,7 +70,7 @@ def setting_of(run: Run) -> tuple[tuple[str, float | str], ...]:
 
 
 def is_batched(run: Run) -> bool:
-    """Whether the run is of an arm B(in,out)."""
+    """Whether the run is of an arm B(in,out) or BK(in,out)."""
     return run.arm.startswith("B") and "in" in run.parameters
 
 
@@ -109,19 +113,23 @@ def draw_setting(results: Sequence[Results], runs: Sequence[Run], words: str) ->
 
 
 def lines_of(runs: Iterable[Run]) -> list[Line]:
-    """The batched arms: a line for each size of response batches, its points by the size of request batches.
-
-    Where the two sizes are the same everywhere, one line has them all.
-    """
-    points: dict[tuple[Any, Any], list[Run]] = {}
+    """The batched arms: for each family (B, BK) a line for each size of response batches, its points by the size of
+    request batches. Where a family's two sizes are the same everywhere, one line has them all."""
+    families: dict[str, dict[tuple[Any, Any], list[Run]]] = {}
     for run in runs:
         if is_batched(run):
+            points = families.setdefault(run.arm.partition("(")[0], {})
             points.setdefault((run.parameters.get("out"), run.parameters["in"]), []).append(run)
+    return [line for family in sorted(families) for line in lines_of_family(family, families[family])]
+
+
+def lines_of_family(family: str, points: dict[tuple[Any, Any], list[Run]]) -> list[Line]:
+    """The lines of one family, from its runs by the sizes of response and request batches."""
     ordered = sorted(points, key=lambda key: (str(type(key[0])), key[0] or 0, key[1]))
     if all(size_out in (size_in, None) for size_out, size_in in ordered):
-        return [Line("B, batched", [points[key] for key in ordered])] if ordered else []
+        return [Line(FAMILIES.get(family, family), [points[key] for key in ordered])]
     return [
-        Line(f"B, responses in batches of {size:g}" if size is not None else "B",
+        Line(f"{family}, responses in batches of {size:g}" if size is not None else family,
              [points[key] for key in ordered if key[0] == size])
         for size in dict.fromkeys(size for size, _ in ordered)
     ]  # fmt: skip

@@ -38,14 +38,14 @@ def test_arms_that_cannot_be_are_said_to_be_missing(monkeypatch):
     monkeypatch.setenv("PATH", "/nonexistent")
     with QuestionArms("python", 0, [(1, 1), (8, 64)], report(io_uring=True)) as arms:
         assert [arm.name for arm in arms.of(0, 0)] == ["U0", "U1", "B(1,1)", "B(8,64)"]
-    assert arms.missing == {"K0, K1": "kernel, so", "nginx": "nginx is not installed"}
+    assert arms.missing == {"BK, K0, K1": "kernel, so", "nginx": "nginx is not installed"}
 
 
 def test_arms_without_io_uring_or_a_sending_kernel_thread_are_missing(monkeypatch):
     monkeypatch.setattr(arms_module, "BY_NAME", {})
     with QuestionArms("python", 0, [(8, 8)], report(kernel=True)) as arms:
         names = [arm.name for arm in arms.of(0, 0)]
-    assert names[:2] == ["U0", "K1"] and "B(8,8)" not in names
+    assert names[:3] == ["U0", "BK(8,8)", "K1"] and "B(8,8)" not in names
     assert arms.missing["U1, B"] == "io_uring, so" and "--sqpoll" in arms.missing["K0"]
 
 
