@@ -81,9 +81,9 @@ json_flag = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def batching(quick: bool, output: Path, namespaced: bool | None, as_json: bool, **asked: Any) -> None:
     """How close does batching get to kernel-mode performance?
 
-    Unbatched user mode (U0, U1), batches of every size (B), kernel mode where this machine has it (K0, K1) and nginx
-    where it is installed: each a fresh process on one core, in random order within blocks, every answer compared.
-    Ctrl-C keeps what is done.
+    Unbatched user mode (U0, U1), batches of every size (B), the same from inside the kernel (BK) and kernel mode (K0,
+    K1) where this machine has it, and nginx where it is installed: each a fresh process on one core, in random order
+    within blocks, every answer compared. Ctrl-C keeps what is done.
     """
     from ..measure import profile
     from ..measure.arms import QuestionArms
