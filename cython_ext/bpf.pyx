@@ -195,17 +195,6 @@ cdef class KernelSide:
                 "connections": tier.words.opened, "untracked": tier.words.untracked, "spills": tier.words.spills,
                 "drained_bytes": tier.drained_bytes, "gaps": tier.gaps, "images": tier.words.image_count}
 
-    def rows(self):
-        """The rows that are in use, as dicts: for looking into what went wrong."""
-        cdef Tier *tier = &self.tier
-        cdef uint32_t row
-        return [{"row": row, "cookie": tier.rows[row].cookie, "up": tier.rows[row].up,
-                 "received": tier.states[row].received, "spill": tier.rows[row].spill,
-                 "spill_seen": tier.rows[row].spill_seen, "pause": tier.rows[row].pause,
-                 "closed": tier.rows[row].closed, "connection": tier.states[row].connection,
-                 "is_draining": tier.states[row].is_draining}
-                for row in range(tier.row_count) if tier.states[row].is_open or tier.states[row].connection]
-
     def close(self):
         """Detaches and frees all; the engine must not run any more."""
         if self.link is not NULL:

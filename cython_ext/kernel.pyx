@@ -81,7 +81,6 @@ cdef int tier_prepare(Tier *tier, uint32_t connections_max) noexcept nogil:
             or tier.draining is NULL or tier.by_cookie.cookies is NULL or tier.by_cookie.values is NULL):
         return -ENOMEM
     for index in range(tier.row_count):
-        tier.rows[index].fd = -1
         give_back(tier, index)
     return 0
 
@@ -208,9 +207,6 @@ cdef void on_opened(Tier *tier, const bb_record *record) noexcept nogil:
     state.peer = (<const bb_peer *>(record + 1))[0]
     row.spill_seen = 0
     row.pause = 0
-    row.done = 0
-    row.out_user = 0
-    row.fd = -1
     table_put(&tier.by_cookie, record.cookie, record.row)
 
 

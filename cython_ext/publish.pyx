@@ -30,9 +30,6 @@ cdef extern from "compat.h" nogil:
     void bb_full_fence() noexcept
 
 
-cdef uint64_t NEVER_NS = 0x7FFFFFFFFFFFFFFF
-
-
 cdef enum:
     PUBLISHED_BY_CONNECTION_MAX = 64    # so that one client cannot drive all others' requests out
     HAND_STEPS_MAX = 64                 # images looked at for one to withdraw
@@ -145,7 +142,6 @@ cdef bint publish(Tier *tier, const Request *request, const uint64_t *words, uin
     published.head = request.head[0]
     image.length = length
     image.hash = hash
-    image.expires_ns = NEVER_NS
     memcpy(image.words, words, (length + 31) // 32 * 32)
     bb_store_release(&image.generation, next_generation(published))
     bb_store_release(&tier.image_slots[2 * slot], <uint32_t>number + 1)

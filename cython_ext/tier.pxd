@@ -1,5 +1,5 @@
 # What the kernel side (kernel_side/shared.h) and an engine share, and what the engine knows beside it. Only structures.
-from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 from batchbridge.cython_ext.cache cimport CacheObject
 from batchbridge.cython_ext.parse cimport Head
@@ -23,8 +23,7 @@ cdef extern from "shared.h" nogil:
     ctypedef struct bb_row:
         uint64_t cookie
         uint32_t up, spill_at, spill, closed
-        uint32_t spill_seen, pause, done, out_user
-        int32_t fd
+        uint32_t spill_seen, pause
     ctypedef struct bb_record:
         uint32_t row, type, up, length
         uint64_t cookie
@@ -35,8 +34,7 @@ cdef extern from "shared.h" nogil:
         uint32_t image, generation
     ctypedef struct bb_image:
         uint32_t generation, length
-        uint64_t hash, expires_ns, response
-        uint32_t response_length, kernel_hits
+        uint64_t hash
         uint64_t words[1]
     ctypedef struct bb_free_rows:
         uint32_t head, tail

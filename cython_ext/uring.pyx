@@ -120,7 +120,7 @@ cdef struct Uring:
     uint32_t log_left
     char peeked
     # Accepted, though all connections are in use: a multishot accept of ordinary descriptors ends a little late.
-    int surplus[4096]
+    int surplus[SURPLUS_MAX]
     uint32_t surplus_count
 
 
@@ -680,10 +680,6 @@ cdef class UringEngine(EngineThread):
         if self.kernel_side is not None:
             figures["kernel_side"] = self.kernel_side.stats()
         return figures
-
-    def kernel_rows(self):
-        """KernelSide.rows of this engine; none where it has no kernel side."""
-        return [] if self.kernel_side is None else self.kernel_side.rows()
 
     cdef open_ring(self, Uring *driver):
         cdef Engine *engine = self.engine

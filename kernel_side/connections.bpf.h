@@ -66,8 +66,6 @@ static __always_inline void opened(struct bpf_sock_ops *event, bb_words *shared)
     row->up = 0;
     row->spill = 0;
     row->closed = 0;
-    row->out_base = tcp->write_seq;
-    row->out_kernel = 0;
     if (bpf_map_update_elem(&row_numbers, &cookie, &row_number, BPF_ANY)) goto in_vain;
     if (bpf_sock_hash_update(event, &sockets, &cookie, BPF_ANY)) {
         bpf_map_delete_elem(&row_numbers, &cookie);

@@ -92,7 +92,7 @@ static __always_inline int tell_hit(struct __sk_buff *skb, bb_words *shared, con
     struct hit_record *record;
     if (!image) return -1;
     generation = *(volatile uint32_t *)&image->generation;
-    if (!generation || image->length != head->length || bpf_ktime_get_coarse_ns() >= image->expires_ns) {
+    if (!generation || image->length != head->length) {
         count(&shared->stale);
         return -1;
     }

@@ -11,18 +11,8 @@
 
 /* Of the kernel's structures only the fields that are used: their places are filled in when this is loaded. */
 #define RELOCATED __attribute__((preserve_access_index))
-struct sock {
-    int sk_sndbuf, sk_wmem_queued;
-} RELOCATED;
-struct inet_sock {
-    struct sock sk;
-} RELOCATED;
-struct inet_connection_sock {
-    struct inet_sock icsk_inet;
-} RELOCATED;
 struct tcp_sock {
-    struct inet_connection_sock inet_conn;
-    uint32_t copied_seq, write_seq;
+    uint32_t copied_seq;
 } RELOCATED;
 struct sk_buff {
     char cb[48];

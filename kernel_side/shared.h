@@ -46,15 +46,10 @@ typedef struct {
     uint32_t spill_at;      /* the value of up where the socket's bytes begin: stored before spill */
     uint32_t spill;         /* differs from spill_seen: bytes go through the socket, as the ring was full */
     uint32_t closed;        /* TCP has let go of the socket */
-    uint32_t out_base;      /* TCP's number of the first byte of the response stream */
-    uint32_t out_kernel;    /* bytes of responses that the kernel side has posted */
     /* Written by user mode. */
     uint32_t spill_seen; /* the value of spill up to which the socket was drained */
     uint32_t pause;      /* back-pressure: bytes stay in the socket */
-    uint32_t done;       /* the value of up up to which all is answered and posted */
-    uint32_t out_user;   /* bytes of responses that user mode has posted: stored before they are, and before done */
-    int32_t fd;          /* -1: not known yet, or about to be closed: the kernel side posts nothing */
-    uint32_t padding[2];
+    uint32_t padding[7]; /* a line of the processor's cache for each */
 } bb_row;
 
 /* What the kernel side tells, in the order in which it happened; a ring of them for each engine. */
@@ -81,17 +76,11 @@ typedef struct {
     uint32_t image, generation;
 } bb_hit;
 
-/* A request that user mode has parsed, judged and published, and how its answer is found. Written by user mode, but for
- * what says otherwise. */
+/* A request that user mode has parsed, judged and published. Written by user mode. */
 typedef struct {
     uint32_t generation; /* 0: withdrawn. Never used twice for one place. */
     uint32_t length;
     uint64_t hash;
-    uint64_t expires_ns; /* by the coarse monotonic clock */
-    uint64_t response;   /* address of its bytes, for the kernel side to post */
-    uint32_t response_length;
-    uint32_t kernel_hits; /* written by the kernel side: requests that it has posted the response for */
-    uint8_t padding[24];
     uint64_t words[BB_IMAGE_WORDS_MAX];
 } bb_image;
 
@@ -115,7 +104,7 @@ typedef struct {
     uint64_t records;
     uint64_t packets;
     uint64_t hits;
-    uint64_t stale;    /* an image was met that had expired or was withdrawn meanwhile */
+    uint64_t stale;    /* an image was met that was withdrawn meanwhile */
     uint64_t overlaps; /* retransmissions that had to be cut */
     uint64_t nested;
 } bb_words;
