@@ -143,13 +143,7 @@ def _save(path: Path, figures: LoadFigures, settings: dict[str, Any]) -> None:
         parameters={name: float(value) for name, value in parameters.items()},
         valid=figures.is_valid,
         invalid_reason=figures.invalid_reason,
-        seconds=figures.seconds,
-        responses=figures.responses,
-        requests_per_s=figures.requests_per_s,
-        offered_per_s=figures.offered_per_s,
-        latency_us=figures.latency_us,
-        histogram=figures.histogram,
-        client_idle_share=figures.idle_share,
+        **figures.run_fields(),
     )
     Results("load", machine=facts(), commands=[figures.command], settings=settings, runs=[run]).save(path)
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from ..measure.interrupts import termination_as_interrupt
 from ..policy import check_field
 from ..tune.space import DELAYS_US, SIZES, Candidate
 from ..values import Address, parse_address, parse_duration_us
@@ -102,7 +101,7 @@ def command(**options: Any) -> None:
     if options["max_throughput"] and options["rate"] is not None:
         raise click.UsageError("--rate and --max-throughput exclude each other: a closed loop has no rate")
     target = _target(options)
-    with _terminated_as_interrupted():
+    with termination_as_interrupt():
         _tune(options, goal, target)
 
 
@@ -298,20 +297,3 @@ def _print(plan: Plan, verdict: Verdict, outcomes: list[Outcome], present: Candi
     console.print(front_table(verdict, present))
     for line in [*sentences(verdict, outcomes, plan.route, present), *steal_sentences(results.runs)]:
         console.print(line, soft_wrap=True)
-
-
-@contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """SIGTERM ends a sweep as Ctrl-C does, so that the policy is put back."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def interrupt(_number: int, _frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -210,10 +210,8 @@ def parameters(arm: Arm, phase: Phase) -> dict[str, float | str]:
 
 def fill(run: Run, figures: LoadFigures, watch: CoreWatch) -> None:
     """The client's figures, and what the cores showed meanwhile."""
-    run.seconds, run.responses = figures.seconds, figures.responses
-    run.requests_per_s, run.offered_per_s = figures.requests_per_s, figures.offered_per_s
-    run.latency_us, run.histogram = dict(figures.latency_us), list(figures.histogram)
-    run.client_idle_share = figures.idle_share
+    for name, value in figures.run_fields().items():
+        setattr(run, name, value)
     if figures.responses:
         usage = watch.between(figures.began_us, figures.ended_us)
         run.server_cpu_us_per_request = usage.us_per_request(figures.responses)

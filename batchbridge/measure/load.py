@@ -95,6 +95,18 @@ class LoadFigures:
     client_us_per_request: float = 0.0
     """Microseconds of the client's core that a request took."""
 
+    def run_fields(self) -> dict[str, Any]:
+        """What a results.Run has of these figures, by its fields' names."""
+        return {
+            "seconds": self.seconds,
+            "responses": self.responses,
+            "requests_per_s": self.requests_per_s,
+            "offered_per_s": self.offered_per_s,
+            "latency_us": dict(self.latency_us),
+            "histogram": list(self.histogram),
+            "client_idle_share": self.idle_share,
+        }
+
 
 class LoadInterrupted(KeyboardInterrupt):
     """Ctrl-C ended a run early; `figures` are of the time until then."""

@@ -15,17 +15,16 @@ import ctypes
 import fcntl
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import TypeVar
 
 from ..errors import BatchBridgeError
+from .interrupts import termination_as_interrupt
 
 __all__ = ["CLIENT", "LOOPBACK", "LOOPBACK_CAVEAT", "SERVER", "NamespaceError", "Pair", "Place", "why_not", "within"]
 
@@ -134,7 +133,7 @@ def within(server_cpu: int, client_cpu: int, *, mtu_bytes: int = 1500) -> Iterat
     """
     if (reason := why_not()) is not None:
         raise NamespaceError(reason)
-    with _alone(), _termination_as_interrupt():
+    with _alone(), termination_as_interrupt():
         _remove()
         try:
             _make(SERVER)
@@ -206,23 +205,6 @@ def _alone() -> Iterator[None]:
         except BlockingIOError:
             raise NamespaceError(f"another process measures in {SERVER} and {CLIENT} already") from None
         yield
-
-
-@contextlib.contextmanager
-def _termination_as_interrupt() -> Iterator[None]:
-    """SIGTERM ends the process as Ctrl-C does meanwhile, so that what was made is removed."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may say what a signal does
-        return
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _enter(namespace: str) -> None:

@@ -6,7 +6,6 @@ import signal
 import socket
 import struct
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -14,6 +13,7 @@ import pytest
 
 import batchbridge as bb
 from support.serving import Command, make_server, running
+from support.skips import skip_if
 from support.wire import Client, ask, await_true, head
 
 from .conftest import FILES, echoing, side
@@ -120,6 +120,8 @@ def test_engine_threads_have_a_kernel_side_each(root: Path, threads: int) -> Non
 
 PROG_GET_NEXT_ID, PROG_GET_FD_BY_ID, OBJ_GET_INFO_BY_FD, SYS_BPF = 11, 13, 15, 321
 
+needs_bpf_number = skip_if(os.uname().machine != "x86_64", "other-machine", "the number of bpf(2) is x86-64's")
+
 
 def programs(name: bytes) -> int:
     """How many BPF programs of this name are loaded on this machine."""
@@ -144,7 +146,7 @@ def programs(name: bytes) -> int:
         os.close(fd)
 
 
-@pytest.mark.skipif(os.uname().machine != "x86_64", reason="[other-machine] the number of bpf(2) is x86-64's")
+@needs_bpf_number
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
 def test_nothing_stays_behind(root: Path, end: signal.Signals) -> None:
     before = programs(b"on_data")
@@ -169,7 +171,7 @@ def start(batch):
 """
 
 
-@pytest.mark.skipif(sys.platform != "linux" or os.uname().machine != "x86_64", reason="[other-machine] as above")
+@needs_bpf_number
 def test_programs_that_a_handler_starts_keep_nothing(tmp_path: Path) -> None:
     before = programs(b"on_data")
     (tmp_path / "app.py").write_text(APP)
