@@ -1,25 +1,8 @@
 # What handlers see: batches and requests, as Python objects over the bridge's shared memory.
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint32_t
 
-from batchbridge.cython_ext.bridge cimport Completion, Dispatch, Item, Lane, Slab, SlabPool
-
-
-# A worker's end of a lane, with what keeps its memory mapped.
-cdef class LaneEnd:
-    cdef Lane lane
-    cdef SlabPool slabs
-    cdef object memories
-    cdef uint32_t response_size_bytes_max
-    cdef uint32_t unshown                       # completions written and not shown yet
-    cdef uint32_t show_after                    # of the batch that is being answered
-
-    cdef Completion *completion(self, Slab *slab, uint32_t item, int status) noexcept
-    cdef void written(self) noexcept
-    cdef int complete(self, Slab *slab, uint32_t item, int status, const char *headers, uint32_t headers_length,
-                      const char *body, uint64_t body_length, uint32_t ttl_s, uint32_t flags, bytes tags) except -1
-    cdef void complete_status(self, Slab *slab, uint32_t item, int status) noexcept
-    cdef void end_batch(self, Slab *slab, uint32_t route) noexcept
-    cdef void show(self) noexcept
+from batchbridge.cython_ext.bridge cimport Dispatch, Item, Slab
+from batchbridge.cython_ext.lane_end cimport LaneEnd
 
 
 cdef class Batch:
@@ -45,6 +28,8 @@ cdef class Batch:
     cdef int answer_plain(self, uint32_t place, const char *body, Py_ssize_t length, bytes lines) except -1
     cdef int answer_full(self, uint32_t place, body, int status, content_type, headers, cache_ttl_s, tags,
                          bint public) except -1
+    cdef int put(self, uint32_t place, int status, bytes lines, const char *body, Py_ssize_t length, uint32_t ttl_s,
+                 uint32_t flags, bytes tags) except -1
     cdef void answer_status(self, uint32_t place, int status) noexcept
     cdef int answer_failure(self, uint32_t place, error) except -1
 

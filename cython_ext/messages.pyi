@@ -1,36 +1,16 @@
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from types import TracebackType
 from typing import Any, Final, Literal, Self, TypeAlias, final, overload
 
 import numpy as np
 
 from ..handlers import Handler
+from .headers import Headers
+from .response import BodyLike, HeaderPairs
 
-BodyLike: TypeAlias = bytes | bytearray | memoryview | str
-HeaderPairs: TypeAlias = Mapping[str, str] | Iterable[tuple[str | bytes, str | bytes]]
 ReasonName: TypeAlias = Literal["full", "delay", "idle", "deadline", "closing"]
 
 METHOD_NAMES: Final[tuple[str, ...]]
-
-class Response:
-    body: BodyLike
-    status: int
-    content_type: str | None
-    headers: HeaderPairs
-    cache_ttl_s: float | None
-    tags: str | Iterable[str]
-    public: bool
-    def __init__(
-        self,
-        body: BodyLike = b"",
-        status: int = 200,
-        *,
-        content_type: str | None = None,
-        headers: HeaderPairs = (),
-        cache_ttl_s: float | None = None,
-        tags: str | Iterable[str] = (),
-        public: bool = False,
-    ) -> None: ...
 
 @final
 class Batch(Sequence[Request]):
@@ -99,11 +79,3 @@ class Request:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> bool: ...
-
-class Headers(Mapping[str, str]):
-    fields: dict[str, list[str]]
-    def __init__(self, lines: bytes) -> None: ...
-    def __getitem__(self, name: str) -> str: ...
-    def __iter__(self) -> Iterator[str]: ...
-    def __len__(self) -> int: ...
-    def getall(self, name: str) -> list[str]: ...

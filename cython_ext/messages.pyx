@@ -11,7 +11,7 @@ The rules:
 """
 import ipaddress
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from urllib.parse import parse_qsl, unquote
 
 cimport cython
@@ -22,12 +22,14 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy
 
-from batchbridge.cython_ext.bridge cimport (
-    COMPLETION_BATCH_END, COMPLETION_HEAP, COMPLETION_PUBLIC, Completion, Dispatch, Slab, lane_completion,
-    lane_heap_response, lane_response, lane_show, slab_at, slab_items)
+from batchbridge.cython_ext.bridge cimport COMPLETION_PUBLIC, Dispatch, slab_at, slab_items
+from batchbridge.cython_ext.lane_end cimport LaneEnd, lane_answer_status, lane_answer_text, lane_answer_written
 from batchbridge.cython_ext.parse cimport METHOD_GET, METHOD_HEAD
+from batchbridge.cython_ext.response cimport header_lines, tags_text
 
 from batchbridge.cython_ext.bridge import REASON_NAMES
+from batchbridge.cython_ext.headers import Headers
+from batchbridge.cython_ext.response import BYTES_HEADERS, TEXT_HEADERS, Response
 from batchbridge.errors import AlreadyAnsweredError, HTTPError
 
 
@@ -37,163 +39,10 @@ cdef extern from "compat.h" nogil:
     uint64_t bb_now_us() noexcept
 
 
-cdef extern from "<unistd.h>" nogil:
-    ssize_t write(int, const void *, size_t) noexcept
-
-
 METHOD_NAMES = ("", "GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "CONNECT", "TRACE")
 
-cdef bytes BYTES_HEADERS = b"Content-Type: application/octet-stream\r\n\r\n"
-cdef bytes TEXT_HEADERS = b"Content-Type: text/plain; charset=utf-8\r\n\r\n"
-cdef frozenset ENGINE_HEADERS = frozenset((b"content-length", b"connection", b"transfer-encoding", b"date", b"server",
-                                           b"keep-alive", b"upgrade", b"trailer"))
-cdef frozenset TOKEN_BYTES = frozenset(b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
-
-
-# --- responses -------------------------------------------------------------------------------------------------------
-
-class Response:
-    """A response to return from a handler for one item.
-
-    ``body`` is bytes-like or str (then UTF-8); ``content_type`` defaults to ``application/octet-stream`` or, for a str,
-    ``text/plain; charset=utf-8``. ``headers`` are further (name, value) pairs or a mapping. ``cache_ttl_s`` lets the
-    engine answer identical GET and HEAD requests by itself for so many seconds, ``tags`` name it for a purge,
-    ``public`` allows both although the request had credentials.
-    """
-
-    __slots__ = ("body", "status", "content_type", "headers", "cache_ttl_s", "tags", "public")
-
-    def __init__(self, body=b"", status=200, *, content_type=None, headers=(), cache_ttl_s=None, tags=(), public=False):
-        self.body = body
-        self.status = status
-        self.content_type = content_type
-        self.headers = headers
-        self.cache_ttl_s = cache_ttl_s
-        self.tags = tags
-        self.public = public
-
-    def __repr__(self):
-        return f"<Response {self.status}, {len(self.body)} bytes>"
-
-
-cdef bytes header_lines(content_type, bint is_text, headers, bint length_allowed):
-    """Checked header lines with their empty last one. ValueError: a name or value that would break the message.
-
-    `length_allowed`: Content-Length may be among them. The engine tells every length but that of a body which it never
-    sees: the one that GET would have had, in the answer to a HEAD request (RFC 9110 section 8.6).
-    """
-    cdef bytes name, value
-    if content_type is None and not headers:
-        return TEXT_HEADERS if is_text else BYTES_HEADERS
-    lines = []
-    if content_type is None:
-        content_type = "text/plain; charset=utf-8" if is_text else "application/octet-stream"
-    pairs = list(headers.items() if hasattr(headers, "items") else headers)
-    if content_type and not any(str_or_bytes(name).lower() == b"content-type" for name, _ in pairs):
-        pairs.insert(0, ("Content-Type", content_type))
-    for given_name, given_value in pairs:
-        name, value = str_or_bytes(given_name), str_or_bytes(given_value)
-        if not name or not TOKEN_BYTES.issuperset(name):
-            raise ValueError(f"{given_name!r} is not a header name")
-        if b"\r" in value or b"\n" in value or b"\0" in value:
-            raise ValueError(f"the value of header {given_name!r} has a line end or a NUL: {given_value!r}")
-        if name.lower() in ENGINE_HEADERS and not (
-                length_allowed and name.lower() == b"content-length" and value.isdigit()):
-            raise ValueError(f"the header {given_name!r} is the engine's to set")
-        lines.append(b"%b: %b\r\n" % (name, value.strip()))
-    text = b"".join(lines) + b"\r\n"
-    if len(text) > 16384:
-        raise ValueError(f"{len(text)} bytes of header lines are more than 16384")
-    return text
-
-
-cdef bytes tags_text(tags):
-    """Tags, each ended by NUL. ValueError: one holds a NUL."""
-    names = [str(tag).encode() for tag in tags]
-    for name in names:
-        if b"\0" in name:
-            raise ValueError(f"the tag {name.decode()!r} holds a NUL")
-    return b"".join(name + b"\0" for name in names)
-
-
-cdef bytes str_or_bytes(text):
-    return text if isinstance(text, bytes) else str(text).encode("latin-1")
-
-
-# --- a worker's end of a lane ----------------------------------------------------------------------------------------
-
-@cython.no_gc_clear
-cdef class LaneEnd:
-    """A worker's end of a lane.
-
-    The collector must not take its memory away while a batch in the same cycle still refers to it (no_gc_clear).
-    """
-
-    cdef Completion *completion(self, Slab *slab, uint32_t item, int status) noexcept:
-        # Never NULL: the engine gives a worker no more items than the ring has entries.
-        cdef Completion *completion = lane_completion(&self.lane)
-        completion.slab = slab.index
-        completion.item = item
-        completion.status = <unsigned short>status
-        completion.flags = 0
-        completion.offset = 0
-        completion.headers_length = 0
-        completion.body_length = 0
-        completion.ttl_s = 0
-        completion.tags_length = 0
-        return completion
-
-    cdef int complete(self, Slab *slab, uint32_t item, int status, const char *headers, uint32_t headers_length,
-                      const char *body, uint64_t body_length, uint32_t ttl_s, uint32_t flags, bytes tags) except -1:
-        cdef uint32_t offset = 0
-        cdef uint32_t tags_length = <uint32_t>len(tags) if tags is not None else 0
-        cdef char *at
-        cdef char *heap = NULL
-        cdef Completion *completion
-        if body_length > self.response_size_bytes_max:
-            raise ValueError(f"a response of {body_length} bytes is larger than response_size_bytes_max, "
-                             f"{self.response_size_bytes_max}")
-        at = lane_response(&self.lane, <uint32_t>(headers_length + body_length + tags_length), &offset)
-        if at is NULL:
-            # Slow clients hold the arena. Waiting for them would stop every other request, so the heap must do.
-            at = lane_heap_response(&self.lane, <uint32_t>(headers_length + body_length + tags_length))
-            heap = at
-        if at is NULL:
-            self.complete_status(slab, item, 503)
-            return 0
-        memcpy(at, headers, headers_length)
-        memcpy(at + headers_length, body, body_length)
-        if tags_length:
-            memcpy(at + headers_length + body_length, <const char *>tags, tags_length)
-        completion = self.completion(slab, item, status)
-        completion.flags = <unsigned short>(flags | COMPLETION_HEAP if heap is not NULL else flags)
-        completion.offset = offset
-        completion.heap = heap
-        completion.headers_length = headers_length
-        completion.body_length = <uint32_t>body_length
-        completion.ttl_s = ttl_s
-        completion.tags_length = tags_length
-        self.written()
-        return 0
-
-    cdef void complete_status(self, Slab *slab, uint32_t item, int status) noexcept:
-        self.completion(slab, item, status)
-        self.written()
-
-    cdef void written(self) noexcept:
-        self.unshown += 1
-        if self.show_after and self.unshown >= self.show_after:
-            self.show()
-
-    cdef void end_batch(self, Slab *slab, uint32_t route) noexcept:
-        self.completion(slab, route, 0).flags = COMPLETION_BATCH_END
-        self.show()
-
-    cdef void show(self) noexcept:
-        cdef uint64_t one = 1
-        self.unshown = 0
-        if lane_show(&self.lane):
-            write(self.lane.engine_bell, &one, 8)
+cdef bytes BYTES_LINES = BYTES_HEADERS
+cdef bytes TEXT_LINES = TEXT_HEADERS
 
 
 # --- batches ---------------------------------------------------------------------------------------------------------
@@ -201,7 +50,7 @@ cdef class LaneEnd:
 cdef Batch open_batch(LaneEnd end, const Dispatch *dispatch, object route, object state):
     cdef Batch batch = Batch.__new__(Batch)
     batch.end = end
-    batch.slab = slab_at(&end.slabs, dispatch.slab)
+    batch.slab = slab_at(&end.worker.slabs, dispatch.slab)
     batch.first = dispatch.first
     batch.items = slab_items(batch.slab) + dispatch.first
     batch.size = dispatch.count
@@ -306,8 +155,8 @@ cdef class Batch:
         if not self.answered[place]:
             self.answered[place] = 1
             self.unanswered -= 1
-            self.end.show_after = self.show_after
-            self.end.complete_status(self.slab, self.first + place, status)
+            self.end.worker.show_after = self.show_after
+            lane_answer_status(&self.end.worker, self.slab, self.first + place, status)
 
     cdef int answer_full(self, uint32_t place, body, int status, content_type, headers, cache_ttl_s, tags,
                          bint public) except -1:
@@ -334,23 +183,38 @@ cdef class Batch:
         lines = header_lines(content_type, is_text, headers,
                              self.items[place].method == METHOD_HEAD and memoryview(body).nbytes == 0)
         PyObject_GetBuffer(body, &buffer, PyBUF_SIMPLE)
-        self.end.show_after = self.show_after
         try:
-            self.end.complete(self.slab, self.first + place, status, <const char *>lines, <uint32_t>len(lines),
-                              <const char *>buffer.buf, buffer.len, ttl_s, COMPLETION_PUBLIC if public else 0, text)
+            self.put(place, status, lines, <const char *>buffer.buf, buffer.len, ttl_s,
+                     COMPLETION_PUBLIC if public else 0, text)
         finally:
             PyBuffer_Release(&buffer)
-        self.answered[place] = 1
-        self.unanswered -= 1
         return 0
 
     cdef int answer_plain(self, uint32_t place, const char *body, Py_ssize_t length, bytes lines) except -1:
         """A 200 with nothing special about it."""
         if self.answered[place]:
             raise AlreadyAnsweredError(f"item {place} of the batch for {self.route.path} was answered before")
-        self.end.show_after = self.show_after
-        self.end.complete(self.slab, self.first + place, 200, <const char *>lines, <uint32_t>len(lines), body, length,
-                          0, 0, None)
+        return self.put(place, 200, lines, body, length, 0, 0, None)
+
+    cdef int put(self, uint32_t place, int status, bytes lines, const char *body, Py_ssize_t length, uint32_t ttl_s,
+                 uint32_t flags, bytes tags) except -1:
+        """The answer's bytes, into the lane. ValueError: they are more than response_size_bytes_max."""
+        cdef LaneEnd end = self.end
+        cdef uint32_t lines_length = <uint32_t>len(lines)
+        cdef uint32_t tags_length = <uint32_t>len(tags) if tags is not None else 0
+        cdef char *at
+        if <uint64_t>length > end.worker.response_size_bytes_max:
+            raise ValueError(f"a response of {length} bytes is larger than response_size_bytes_max, "
+                             f"{end.worker.response_size_bytes_max}")
+        end.worker.show_after = self.show_after
+        at = lane_answer_text(&end.worker, self.slab, self.first + place, status, lines_length, length, tags_length,
+                              ttl_s, flags)
+        if at is not NULL:
+            memcpy(at, <const char *>lines, lines_length)
+            memcpy(at + lines_length, body, length)
+            if tags_length:
+                memcpy(at + lines_length + length, <const char *>tags, tags_length)
+            lane_answer_written(&end.worker)
         self.answered[place] = 1
         self.unanswered -= 1
         return 0
@@ -362,10 +226,10 @@ cdef class Batch:
         if self.varies and isinstance(entry, (bytes, str)):
             return self.answer_full(place, entry, 200, None, (), None, (), False)
         if isinstance(entry, bytes):
-            return self.answer_plain(place, <const char *>entry, len(entry), BYTES_HEADERS)
+            return self.answer_plain(place, <const char *>entry, len(entry), BYTES_LINES)
         if isinstance(entry, str):
             text = PyUnicode_AsUTF8AndSize(entry, &length)
-            return self.answer_plain(place, text, length, TEXT_HEADERS)
+            return self.answer_plain(place, text, length, TEXT_LINES)
         if isinstance(entry, Response):
             return self.answer_full(place, entry.body, entry.status, entry.content_type, entry.headers,
                                     entry.cache_ttl_s, entry.tags, entry.public)
@@ -507,7 +371,7 @@ cdef class Request:
     @property
     def time_left_us(self):
         """Microseconds until the route's ``timeout_us`` is over (0: it is); None where there is none."""
-        cdef uint64_t now_us = bb_now_us() + self.batch.end.lane.shared.clock_offset_us
+        cdef uint64_t now_us = bb_now_us() + self.batch.end.worker.lane.shared.clock_offset_us
         if self.item.deadline_us == 0:
             return None
         return self.item.deadline_us - now_us if self.item.deadline_us > now_us else 0
@@ -550,7 +414,7 @@ cdef class Request:
         """
         if (type(body) is bytes and status == 200 and content_type is None and not headers and cache_ttl_s is None
                 and not self.batch.varies):
-            self.batch.answer_plain(self.place, <const char *>body, len(body), BYTES_HEADERS)
+            self.batch.answer_plain(self.place, <const char *>body, len(body), BYTES_LINES)
         else:
             self.batch.answer_full(self.place, body, status, content_type, headers, cache_ttl_s, tags, public)
 
@@ -568,55 +432,3 @@ cdef class Request:
 
 
 Sequence.register(Batch)
-
-
-class Headers(Mapping):
-    """A request's header fields: a mapping from a name, in any case, to its value as str (latin-1).
-
-    Several fields of one name are joined with ", ", as RFC 9110 section 5.3 allows; ``getall`` gives them apart.
-    """
-
-    __slots__ = ("fields",)
-
-    def __init__(self, lines):
-        self.fields = {}
-        for line in lines.split(b"\r\n"):
-            name, colon, value = line.partition(b":")
-            if colon:
-                self.fields.setdefault(name.decode("ascii").lower(), []).append(value.strip(b" \t").decode("latin-1"))
-
-    def __getitem__(self, name):
-        return ", ".join(self.fields[name.lower()])
-
-    def __contains__(self, name):
-        return isinstance(name, str) and name.lower() in self.fields
-
-    def __iter__(self):
-        return iter(self.fields)
-
-    def __len__(self):
-        return len(self.fields)
-
-    def __repr__(self):
-        return f"Headers({dict(self.items())!r})"
-
-    def get(self, name, default=None):
-        """The value of a field, or `default`."""
-        values = self.fields.get(name.lower())
-        return default if values is None else ", ".join(values)
-
-    def getall(self, name):
-        """The values of all fields of that name, in order."""
-        return list(self.fields.get(name.lower(), ()))
-
-    def keys(self):
-        """The names, in lower case."""
-        return self.fields.keys()
-
-    def items(self):
-        """(name, value) pairs."""
-        return [(name, self[name]) for name in self.fields]
-
-    def values(self):
-        """The values."""
-        return [self[name] for name in self.fields]

@@ -16,7 +16,8 @@ from libc.stdlib cimport calloc
 
 from batchbridge.cython_ext.bridge cimport Dispatch, lane_dispatch_taken, lane_next_dispatch, lane_view
 from batchbridge.cython_ext.engine cimport EngineThread, SharedMemory
-from batchbridge.cython_ext.messages cimport Batch, LaneEnd, Request, open_batch
+from batchbridge.cython_ext.lane_end cimport LaneEnd, lane_end_batch
+from batchbridge.cython_ext.messages cimport Batch, Request, open_batch
 from batchbridge.cython_ext.parse cimport METHOD_GET, METHOD_HEAD, METHOD_OPTIONS
 
 from batchbridge.errors import BatchSizeError, HTTPError
@@ -48,11 +49,11 @@ cdef class Worker:
     def __init__(self, EngineThread engine, int number, list routes):
         cdef SharedMemory memory = engine.lanes[number]
         cdef LaneEnd end = LaneEnd.__new__(LaneEnd)
-        lane_view(&end.lane, memory.address, engine.engine.lanes[number].block_count, engine.worker_bells[number],
+        lane_view(&end.worker.lane, memory.address, engine.engine.lanes[number].block_count, engine.worker_bells[number],
                   engine.engine.bell)
-        end.slabs = engine.engine.slabs
+        end.worker.slabs = engine.engine.slabs
         end.memories = (memory, engine.slabs)
-        end.response_size_bytes_max = engine.engine.limits.response_size_bytes_max
+        end.worker.response_size_bytes_max = engine.engine.limits.response_size_bytes_max
         self.end = end
         self.routes = routes
         self.state = None
@@ -61,15 +62,15 @@ cdef class Worker:
 
     def next_batch(self):
         """The next batch that the engine has given this worker, or None."""
-        cdef Dispatch *dispatch = lane_next_dispatch(&self.end.lane)
+        cdef Dispatch *dispatch = lane_next_dispatch(&self.end.worker.lane)
         cdef Batch batch
         if dispatch is NULL:
             return None
         batch = open_batch(self.end, dispatch, self.routes[dispatch.route], self.state)
         batch.number = dispatch.route
-        lane_dispatch_taken(&self.end.lane)
-        self.end.lane.shared.batches += 1
-        self.end.lane.shared.items += batch.size
+        lane_dispatch_taken(&self.end.worker.lane)
+        self.end.worker.lane.shared.batches += 1
+        self.end.worker.lane.shared.items += batch.size
         return batch
 
     def end_batch(self, Batch batch):
@@ -79,7 +80,7 @@ cdef class Worker:
             batch.route.log_unanswered(batch.unanswered)
             for place in range(batch.size):
                 batch.answer_status(place, 500)
-        self.end.end_batch(batch.slab, batch.number)
+        lane_end_batch(&self.end.worker, batch.slab.index, batch.number)
         # They refer to the batch: with them it, and its slab, would wait for the cyclic collector.
         batch.requests = None
 
@@ -237,54 +238,54 @@ cdef class Worker:
 
     def run(self):
         """Runs batches until close() was called and none is left."""
-        self.end.lane.shared.gil_entries += 1
+        self.end.worker.lane.shared.gil_entries += 1
         while True:
             batch = self.next_batch()
             if batch is not None:
                 self.run_batch(batch)
                 batch = None            # a slab is reused when nothing refers to its batch
-            elif self.end.lane.shared.closing:
+            elif self.end.worker.lane.shared.closing:
                 return
             else:
                 self.sleep()
-                self.end.lane.shared.gil_entries += 1
+                self.end.worker.lane.shared.gil_entries += 1
 
     def sleep(self):
         """Waits, without the GIL, until the engine has a batch or closes the lane."""
         cdef uint64_t rung
         with nogil:
             if self.going_to_sleep():
-                read(self.end.lane.worker_bell, &rung, 8)
-            bb_store_relaxed(&self.end.lane.shared.worker_sleeps, 0)
+                read(self.end.worker.lane.worker_bell, &rung, 8)
+            bb_store_relaxed(&self.end.worker.lane.shared.worker_sleeps, 0)
 
     cdef bint going_to_sleep(self) noexcept nogil:
         """Says so first and looks once more then, so that no bell is missed."""
-        bb_store_relaxed(&self.end.lane.shared.worker_sleeps, 1)
+        bb_store_relaxed(&self.end.worker.lane.shared.worker_sleeps, 1)
         bb_full_fence()
-        return (lane_next_dispatch(&self.end.lane) is NULL
-                and bb_load_acquire(&self.end.lane.shared.closing) == 0)
+        return (lane_next_dispatch(&self.end.worker.lane) is NULL
+                and bb_load_acquire(&self.end.worker.lane.shared.closing) == 0)
 
     def prepare_sleep(self):
         """For an event loop that waits on `bell` itself: False when there is work already."""
         if self.going_to_sleep():
             return True
-        bb_store_relaxed(&self.end.lane.shared.worker_sleeps, 0)
+        bb_store_relaxed(&self.end.worker.lane.shared.worker_sleeps, 0)
         return False
 
     def awake(self):
         """The event loop was woken."""
-        bb_store_relaxed(&self.end.lane.shared.worker_sleeps, 0)
-        self.end.lane.shared.gil_entries += 1
+        bb_store_relaxed(&self.end.worker.lane.shared.worker_sleeps, 0)
+        self.end.worker.lane.shared.gil_entries += 1
 
     @property
     def bell(self):
         """The eventfd that the engine rings."""
-        return self.end.lane.worker_bell
+        return self.end.worker.lane.worker_bell
 
     @property
     def closed(self):
         """Whether close() was called."""
-        return self.end.lane.shared.closing != 0
+        return self.end.worker.lane.shared.closing != 0
 
     def close(self):
         """Lets run() end when no batch is left."""
@@ -292,9 +293,9 @@ cdef class Worker:
         if self.loop is not None:
             self.loop.close()
             self.loop = None
-        bb_store_relaxed(&self.end.lane.shared.closing, 1)
+        bb_store_relaxed(&self.end.worker.lane.shared.closing, 1)
         bb_full_fence()
-        write(self.end.lane.worker_bell, &one, 8)
+        write(self.end.worker.lane.worker_bell, &one, 8)
 
     # --- on the engine's thread ---
 
@@ -309,7 +310,7 @@ cdef void run_inline(void *worker) noexcept nogil:
 
 
 cdef run_all(Worker worker):
-    worker.end.lane.shared.gil_entries += 1
+    worker.end.worker.lane.shared.gil_entries += 1
     while True:
         batch = worker.next_batch()
         if batch is None:

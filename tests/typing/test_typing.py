@@ -19,7 +19,7 @@ import batchbridge
 from support.skips import skip
 
 USAGE = Path(__file__).with_name("usage.py")
-STUBBED = ["engine", "memory", "messages", "worker", "http"]
+STUBBED = ["engine", "headers", "memory", "messages", "response", "worker", "http"]
 
 #: Names that a stub's class has from what it says it is.
 INHERITED = {"Headers": set(dir(Mapping)), "Batch": set(dir(Sequence))}
@@ -76,8 +76,11 @@ def test_what_a_stub_names_is_there(name: str) -> None:
         assert hasattr(module, "".join(names))
 
 
-@pytest.mark.parametrize("kind", ["Response", "Batch", "Request", "Headers"])
-def test_what_handlers_are_given_is_all_named_in_the_stub(kind: str) -> None:
-    module = importlib.import_module("batchbridge.cython_ext.messages")
+@pytest.mark.parametrize(
+    ("room", "kind"),
+    [("response", "Response"), ("messages", "Batch"), ("messages", "Request"), ("headers", "Headers")],
+)
+def test_what_handlers_are_given_is_all_named_in_the_stub(room: str, kind: str) -> None:
+    module = importlib.import_module(f"batchbridge.cython_ext.{room}")
     public = {name for name in vars(getattr(module, kind)) if not name.startswith("_")}
-    assert public - members_of(stub_of("messages"), kind) - INHERITED.get(kind, set()) == set()
+    assert public - members_of(stub_of(room), kind) - INHERITED.get(kind, set()) == set()
