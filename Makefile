@@ -15,7 +15,7 @@ SHELL := /bin/bash
 # -P: not the folder `batchbridge` of the checkout, which has no compiled modules, but the installed package.
 RUN := .venv/bin/python -P
 # vmlinux.h is generated.
-C_FILES := $(filter-out %/vmlinux.h,$(wildcard bench/*.[ch] cython_ext/*.[ch] kernel_side/*.[ch]))
+C_FILES := $(filter-out %/vmlinux.h,$(wildcard $(addsuffix /*.[ch],bench cython_ext examples kernel_side tests/support)))
 
 help:
 	@echo 'make dev          install what is missing, build, and leave a ready .venv/bin/batchbridge'

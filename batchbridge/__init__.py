@@ -22,6 +22,7 @@ from .errors import (
 )
 from .handlers import Array, Json, Msgpack
 from .messages import Batch, Headers, Request, Response
+from .native import get_include
 from .policy import BatchPolicy
 from .server import Server
 
@@ -48,4 +49,5 @@ __all__ = [
     "Response",
     "Server",
     "__version__",
+    "get_include",
 ]

@@ -14,13 +14,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigError, HTTPError
+from .native import NativeFunction
 from .policy import BatchPolicy
 
 if TYPE_CHECKING:
     from .cython_ext.messages import Batch, Request
     from .cython_ext.worker import Worker
 
-__all__ = ["Array", "Handler", "HandlerThread", "Json", "Msgpack"]
+__all__ = ["Array", "Handler", "HandlerThread", "Json", "Msgpack", "NativeHandler"]
 
 logger = logging.getLogger("batchbridge.handlers")
 
@@ -84,6 +85,9 @@ def check_content_type(request: Request, *allowed: str) -> None:
 class Handler:
     """A route: its template, its function, its policy. What a worker needs to run a batch of it."""
 
+    #: The compiled function that is called instead.
+    native: NativeFunction | None = None
+
     def __init__(
         self,
         path: str,
@@ -135,6 +139,41 @@ class Handler:
     def log_unanswered(self, count: int) -> None:
         """It returned and left items unanswered."""
         logger.error("handler %s of %s left %d items unanswered; they get 500", self.name, self.path, count)
+
+
+class NativeHandler(Handler):
+    """A route whose batches a compiled function answers, without the interpreter."""
+
+    native: NativeFunction
+
+    def __init__(
+        self,
+        path: str,
+        native: NativeFunction,
+        policy: BatchPolicy,
+        *,
+        methods: Sequence[str] = ("GET",),
+        decode: Array | None = None,
+        vary: Sequence[str] = (),
+    ) -> None:
+        if decode is not None and not isinstance(decode, Array):
+            raise ConfigError(f"route {path!r}: a native handler's bodies are bytes or decode=Array(...): {decode!r}")
+        super().__init__(path, self._called, policy, methods=methods, decode=decode, vary=vary)
+        self.native = native
+
+    def _called(self, batch: Batch) -> Any:
+        raise TypeError(f"the handler of {self.path} is not Python's to call")
+
+    @property
+    def name(self) -> str:
+        """How log lines call it."""
+        return self.native.name
+
+    def log_refused(self, count: int, why: str) -> None:
+        """Answers of one batch could not be taken; `why` tells of the first."""
+        logger.error(
+            "handler %s of %s gave %d answers that were refused; the first: %s", self.name, self.path, count, why
+        )
 
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH", "CONNECT", "TRACE")

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 from .cache import Cache
 from .config import Config
 from .errors import BatchBridgeError, ConfigError, EngineError
-from .handlers import Array, Handler, HandlerThread, Json, Msgpack
+from .handlers import Array, Handler, HandlerThread, Json, Msgpack, NativeHandler
 from .machine import Machine
+from .native import native_function
 from .policy import BatchPolicy, PolicyFields
 from .resources import Wake, fit_descriptors, listen, open_log, url_of, woken_by_signals
 
@@ -115,12 +116,7 @@ class Server:
         returning one entry an item. `policy`: the fields of :class:`BatchPolicy`. `vary`: request headers that tell
         answers apart, for the cache and for coalescing. Raises ConfigError for what makes no sense.
         """
-        if self.engines:
-            raise ConfigError(f"the route {path!r} cannot be added while the server runs")
-        if path in self.handlers:
-            raise ConfigError(f"the route {path!r} is declared twice")
-        if len(self.handlers) >= ROUTES_MAX:
-            raise ConfigError(f"the route {path!r} is one more than the {ROUTES_MAX} that a server can have")
+        self._check_addition(path)
         declared = BatchPolicy().changed(**policy)
 
         def declare(function: Function) -> Function:
@@ -128,6 +124,40 @@ class Server:
             return function
 
         return declare
+
+    def native(
+        self,
+        path: str,
+        function: object,
+        *,
+        methods: Sequence[str] = ("GET",),
+        decode: Array | None = None,
+        vary: Sequence[str] = (),
+        context: object = None,
+        keep: object = None,
+        abi: int | None = None,
+        **policy: Unpack[PolicyFields],
+    ) -> None:
+        """Declares a compiled handler for `path`: a function that is called once a batch, without the interpreter.
+
+        `function` is a capsule named "batchbridge.handler", a function of a ctypes library, a cffi pointer, anything
+        with an integer ``address`` (numba's ``cfunc``), or an address; ``batchbridge.h`` in :func:`get_include` says
+        what it may do. It runs on several threads at once where there are several. `context`, a ctypes object or an
+        address, goes with each batch; `keep` is an object that must live as long. `abi` is the header's version that it
+        was compiled with. The rest is as for :meth:`batch`. Raises ConfigError for what makes no sense.
+        """
+        self._check_addition(path)
+        called = native_function(function, context=context, keep=keep, abi=abi, label=f"route {path!r}")
+        declared = BatchPolicy().changed(**policy)
+        self.handlers[path] = NativeHandler(path, called, declared, methods=methods, decode=decode, vary=vary)
+
+    def _check_addition(self, path: str) -> None:
+        if self.engines:
+            raise ConfigError(f"the route {path!r} cannot be added while the server runs")
+        if path in self.handlers:
+            raise ConfigError(f"the route {path!r} is declared twice")
+        if len(self.handlers) >= ROUTES_MAX:
+            raise ConfigError(f"the route {path!r} is one more than the {ROUTES_MAX} that a server can have")
 
     @property
     def routes(self) -> Mapping[str, Handler]:

@@ -137,7 +137,9 @@ cdef struct LaneShared:
     uint64_t items                  # worker
     uint64_t heap_laid_bytes        # worker: of responses that the arena had no room for
     uint64_t heap_given_back_bytes  # engine
-    uint8_t line_2[8]
+    uint64_t items_unanswered       # worker: items that their handler left without an answer
+    uint64_t answers_refused        # worker: answers of native handlers that could not be taken
+    uint8_t line_2[56]
     Dispatch dispatches[64]
     Completion completions[4096]
 

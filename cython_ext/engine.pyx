@@ -482,11 +482,13 @@ cdef class EngineThread:
         """Counters, as nested dicts; read while the engine runs, so sums may be off by what happens meanwhile."""
         cdef Engine *engine = self.engine
         cdef uint32_t index
-        lanes = {"gil_entries": 0, "batches": 0, "items": 0}
+        lanes = {"gil_entries": 0, "batches": 0, "items": 0, "items_unanswered": 0, "answers_refused": 0}
         for index in range(engine.lane_count):
             lanes["gil_entries"] += engine.lanes[index].shared.gil_entries
             lanes["batches"] += engine.lanes[index].shared.batches
             lanes["items"] += engine.lanes[index].shared.items
+            lanes["items_unanswered"] += engine.lanes[index].shared.items_unanswered
+            lanes["answers_refused"] += engine.lanes[index].shared.answers_refused
         return {
             "requests": {"read": engine.counters.requests,
                          "outcomes": {OUTCOME_NAMES[index]: engine.counters.outcomes[index]

@@ -3,6 +3,7 @@
 The rules:
 
 - One entry into the interpreter a batch; while there is no batch the worker sleeps without the GIL, on its bell.
+- Batches for native handlers are run where they are found, without the GIL: a sleeping worker runs them and sleeps on.
 - One bad item spoils nothing: bad bodies are answered before the handler is called; what a handler leaves unanswered
   gets 500; a raise, where the route lets it, makes the unanswered items run again one by one, so that only the culprit
   fails.
@@ -18,11 +19,16 @@ from batchbridge.cython_ext.bridge cimport Dispatch, lane_dispatch_taken, lane_n
 from batchbridge.cython_ext.engine cimport EngineThread, SharedMemory
 from batchbridge.cython_ext.lane_end cimport LaneEnd, lane_end_batch
 from batchbridge.cython_ext.messages cimport Batch, Request, open_batch
+from batchbridge.cython_ext.native cimport NATIVE_NOTHING, NATIVE_OTHER, NativeRoutes, native_run
 from batchbridge.cython_ext.parse cimport METHOD_GET, METHOD_HEAD, METHOD_OPTIONS
 
+from batchbridge.cython_ext.native import REFUSALS
+from batchbridge.cython_ext.response import BYTES_HEADERS
 from batchbridge.errors import BatchSizeError, HTTPError
 
 logger = logging.getLogger("batchbridge.handlers")
+
+cdef bytes ARRAY_HEADERS = BYTES_HEADERS
 
 
 cdef extern from "compat.h" nogil:
@@ -42,6 +48,7 @@ cdef class Worker:
     `routes`: a list of batchbridge.handlers.Handler, by the engine's numbers.
     """
     cdef LaneEnd end
+    cdef NativeRoutes natives
     cdef readonly list routes
     cdef public object state
     cdef object loop                            # for coroutines, where no event loop runs
@@ -49,21 +56,32 @@ cdef class Worker:
     def __init__(self, EngineThread engine, int number, list routes):
         cdef SharedMemory memory = engine.lanes[number]
         cdef LaneEnd end = LaneEnd.__new__(LaneEnd)
-        lane_view(&end.worker.lane, memory.address, engine.engine.lanes[number].block_count, engine.worker_bells[number],
-                  engine.engine.bell)
+        lane_view(&end.worker.lane, memory.address, engine.engine.lanes[number].block_count,
+                  engine.worker_bells[number], engine.engine.bell)
         end.worker.slabs = engine.engine.slabs
-        end.memories = (memory, engine.slabs)
         end.worker.response_size_bytes_max = engine.engine.limits.response_size_bytes_max
+        end.memories = (memory, engine.slabs)
         self.end = end
         self.routes = routes
         self.state = None
+        self.natives = NativeRoutes(routes, engine.engine.limits.batch_size_max)
+        self.natives.native.worker = &end.worker
+        self.natives.native.owner = <void *>self
+        self.natives.native.report = report
 
     # --- batches ---
 
     def next_batch(self):
-        """The next batch that the engine has given this worker, or None."""
+        """The next batch for a Python handler that the engine has given this worker, or None.
+
+        Batches for native handlers before it are run here.
+        """
         cdef Dispatch *dispatch = lane_next_dispatch(&self.end.worker.lane)
         cdef Batch batch
+        if dispatch is not NULL and self.natives.native.routes[dispatch.route].function is not NULL:
+            with nogil:
+                native_run(&self.natives.native)
+            dispatch = lane_next_dispatch(&self.end.worker.lane)
         if dispatch is NULL:
             return None
         batch = open_batch(self.end, dispatch, self.routes[dispatch.route], self.state)
@@ -77,6 +95,7 @@ cdef class Worker:
         """Ends a batch: what is unanswered gets 500, with one line in the log that names the handler."""
         cdef uint32_t place
         if batch.unanswered:
+            self.end.worker.lane.shared.items_unanswered += batch.unanswered
             batch.route.log_unanswered(batch.unanswered)
             for place in range(batch.size):
                 batch.answer_status(place, 500)
@@ -197,6 +216,7 @@ cdef class Worker:
         """A part is through: what it left unanswered gets 500, and the whole batch knows of it."""
         cdef uint32_t place = part.first - batch.first
         if part.unanswered:
+            self.end.worker.lane.shared.items_unanswered += 1
             part.route.log_unanswered(1)
             part.answer_status(0, 500)
         batch.answered[place] = 1
@@ -251,12 +271,18 @@ cdef class Worker:
                 self.end.worker.lane.shared.gil_entries += 1
 
     def sleep(self):
-        """Waits, without the GIL, until the engine has a batch or closes the lane."""
+        """Waits, without the GIL, until the engine has a batch for a Python handler or closes the lane.
+
+        What comes for native handlers meanwhile is run.
+        """
         cdef uint64_t rung
         with nogil:
-            if self.going_to_sleep():
-                read(self.end.worker.lane.worker_bell, &rung, 8)
-            bb_store_relaxed(&self.end.worker.lane.shared.worker_sleeps, 0)
+            while native_run(&self.natives.native) == NATIVE_NOTHING:
+                if bb_load_acquire(&self.end.worker.lane.shared.closing):
+                    break
+                if self.going_to_sleep():
+                    read(self.end.worker.lane.worker_bell, &rung, 8)
+                bb_store_relaxed(&self.end.worker.lane.shared.worker_sleeps, 0)
 
     cdef bint going_to_sleep(self) noexcept nogil:
         """Says so first and looks once more then, so that no bell is missed."""
@@ -305,8 +331,9 @@ cdef class Worker:
 
 
 cdef void run_inline(void *worker) noexcept nogil:
-    with gil:
-        run_all(<Worker>worker)
+    if native_run(&(<Worker>worker).natives.native) == NATIVE_OTHER:
+        with gil:
+            run_all(<Worker>worker)
 
 
 cdef run_all(Worker worker):
@@ -316,6 +343,21 @@ cdef run_all(Worker worker):
         if batch is None:
             return
         worker.run_batch(batch)
+
+
+cdef void report(void *owner, uint32_t route, uint32_t unanswered, uint32_t refused, int refusal) noexcept nogil:
+    with gil:
+        report_faults(<Worker>owner, route, unanswered, refused, refusal)
+
+
+cdef report_faults(Worker worker, uint32_t route, uint32_t unanswered, uint32_t refused, int refusal):
+    """A native handler did something wrong: lines in the log that name it."""
+    worker.end.worker.lane.shared.gil_entries += 1
+    handler = worker.routes[route]
+    if refused:
+        handler.log_refused(refused, REFUSALS[refusal])
+    if unanswered:
+        handler.log_unanswered(unanswered)
 
 
 cdef bint settle_array(Batch batch, result) except -1:
@@ -358,6 +400,3 @@ cdef as_bytes(array):
     import numpy
 
     return numpy.ascontiguousarray(array).reshape(-1).view(numpy.uint8)
-
-
-cdef bytes ARRAY_HEADERS = b"Content-Type: application/octet-stream\r\n\r\n"

@@ -4,6 +4,7 @@ Checked by test_typing.py against the installed package; never run.
 """
 
 import contextlib
+import ctypes
 from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from typing import Any, Literal, assert_type
 
@@ -82,6 +83,19 @@ server.batch("/x", decode=bb.Json)  # type: ignore[arg-type]
 server.batch("/x", max_batch_sizes=5)  # type: ignore[call-arg]
 server.batch("/x", max_batch_size="5")  # type: ignore[arg-type]
 server.batch("/x", on_error="ignore")  # type: ignore[arg-type]
+
+
+# --- native handlers --------------------------------------------------------------------------------------------------
+
+library = ctypes.CDLL(None)
+assert_type(server.native("/native/{n}", library.abs, methods=["GET"], max_batch_size=64, keep=library), None)
+server.native("/address", 0x1000, context=ctypes.c_void_p(), abi=1, decode=bb.Array("<f4", (4,)), vary=["Accept"])
+assert_type(bb.get_include(), str)
+
+server.native("/x")  # type: ignore[call-arg]
+server.native("/x", library.abs, abi="1")  # type: ignore[arg-type]
+server.native("/x", library.abs, decode=bb.Json())  # type: ignore[arg-type]
+server.native("/x", library.abs, max_batch_sizes=5)  # type: ignore[call-arg]
 
 
 # --- batches and requests ---------------------------------------------------------------------------------------------
