@@ -67,8 +67,8 @@ json_flag = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
     help="Work of the handler a request. Repeatable.  [0, 10 and 100, quick: 0]",
 )  # fmt: skip
 @click.option(
-    "--handler", type=click.Choice(["python", "vector"]), default="python", show_default=True,
-    help="One by one in Python, or one array operation a batch.",
+    "--handler", type=click.Choice(["native", "python", "vector"]), default="python", show_default=True,
+    help="Compiled, one by one in Python, or one array operation a batch.",
 )  # fmt: skip
 @click.option(
     "--handler-threads", type=click.IntRange(0, 1), metavar="N", default=0, show_default=True,
@@ -130,6 +130,7 @@ def _print_batching(figures: Sequence[ArmFigures], runs: Sequence[Run]) -> None:
         chosen = [one for one in figures if (one.work_us, one.connections) == (work_us, connections)]
         kernels = list(dict.fromkeys(kernel for one in chosen for kernel in one.gaps))
         titles = ["arm", "mean batch", "1,000/s", "× U1", "CPU µs", *(f"G ({kernel})" for kernel in kernels)]
+        titles += [f"{kernel} ÷ CPU" for kernel in kernels]
         rows = _table([*titles, "client µs", "IPIs", "p50 µs", "p99 µs"])
         for one in chosen:
             rows.add_row(
@@ -139,6 +140,7 @@ def _print_batching(figures: Sequence[ArmFigures], runs: Sequence[Run]) -> None:
                 _spread(one.ratio_to_u1, "{:.2f}"),
                 _spread(one.cost_us, "{:.2f}"),
                 *(_gap(one, kernel) for kernel in kernels),
+                *(_spread(one.kernel_ratios.get(kernel), "{:.2f}") for kernel in kernels),
                 *("" if each is None else f"{each:.2f}" for each in (one.client_cost_us, one.ipis_per_request)),
                 *("" if each is None else f"{each:,.0f}" for each in (one.latency_p50_us, one.latency_p99_us)),
             )

@@ -10,9 +10,9 @@ U0         the same without batches, by epoll: our epoll engine, so that it does
 nginx      files with the same answers
 ========== =========================================================================================================
 
-U0, U1 and B take the whole way: route, bridge, handler, counters; the access log is off in all arms. In a closed loop
-their policy is `idle`: what waits leaves. In an open loop below capacity little would wait, so there it is `fixed`: a
-batch leaves when it is full, or after a while.
+U0, U1 and B take the whole way: route, bridge, handler (native, Python one by one or vectorised), counters; the access
+log is off in all arms. In a closed loop their policy is `idle`: what waits leaves. In an open loop below capacity
+little would wait, so there it is `fixed`: a batch leaves when it is full, or after a while.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ def perform(
     plan: Plan, experiment: Experiment, arms: QuestionArms, on_plan: Callable[[int, Iterable[Arm]], None]
 ) -> None:
     """Makes all runs. `on_plan` is told how many there will be, and of which arms, before the first."""
-    works = {work_us: work_of(work_us) for work_us in plan.works_us}
+    works = {work_us: work_of(work_us, plan.handler) for work_us in plan.works_us}
     of = {work_us: arms.of(work_us, work) for work_us, work in works.items()}
     experiment.results.settings["work"] = {str(work_us): work for work_us, work in works.items()}
     pairs = [(arm, phase) for work_us in of for arm in of[work_us] for phase in phases(plan, 1.0) if suits(arm, phase)]
@@ -134,6 +134,8 @@ class ArmFigures:
     """Server CPU by request: the slope, or at saturation where there is none."""
     gaps: dict[str, Interval | None] = field(default_factory=dict)
     """G against each kernel arm that was run."""
+    kernel_ratios: dict[str, Interval | None] = field(default_factory=dict)
+    """Server CPU of each kernel arm over this arm's, paired within blocks: 1 where it costs what the kernel does."""
     client_cost_us: float | None = None
     """Client CPU by request: a copy that the server saves may be made there."""
     ipis_per_request: float | None = None
@@ -193,6 +195,7 @@ def figures_of(arm: str, of: dict[str, list[Run]], work_us: float, connections: 
         [run for run in unbatched if run.parameters["phase"] == CAPACITY], "requests_per_s"
     )  # fmt: skip
     busy = [run for run in closed if (run.client_idle_share or 0.0) < IDLE_SHARE_MIN]
+    kernels = {kernel: costs_by_block(of[kernel]) for kernel in KERNEL_ARMS if kernel in of and arm.startswith("B")}
     return ArmFigures(
         arm=arm,
         work_us=work_us,
@@ -204,11 +207,8 @@ def figures_of(arm: str, of: dict[str, list[Run]], work_us: float, connections: 
         is_client_limited=bool(closed) and len(busy) * 2 >= len(closed),
         ratio_to_u1=None if arm == UNBATCHED else ratio_interval(rates, unbatched_rates),
         cost_us=bootstrap_interval(list(costs.values()), median) if costs else None,
-        gaps={
-            kernel: closed_gap(costs_by_block(unbatched), costs, costs_by_block(of[kernel]))
-            for kernel in KERNEL_ARMS
-            if kernel in of and arm.startswith("B")
-        },
+        gaps={kernel: closed_gap(costs_by_block(unbatched), costs, of_kernel) for kernel, of_kernel in kernels.items()},
+        kernel_ratios={kernel: ratio_interval(of_kernel, costs) for kernel, of_kernel in kernels.items()},
         client_cost_us=middle(client_cost_us(run) for run in closed),
         ipis_per_request=middle(run.ipis_per_request for run in closed),
         latency_p50_us=percentile(slow, "p50"),

@@ -1,10 +1,10 @@
 """What the arms of the question serve: 64 bytes that depend on the request, so that nothing is prepared by accident.
 
-`server(handler, work)` answers GET /v/N one by one in Python ("python"), or POST /v, whose body is N as a 64-bit
-integer, with one array operation for the whole batch ("vector"). Beside that each request takes some work: so many
-checksums of a block, a fixed amount. (Waiting for a clock would not do: what interrupts it would cost nothing.) As an
-app it is named by its attribute: ``batchbridge.measure.workload:python_10``. Servers of files are given the same
-answers as files (`write_files`).
+`server(handler, work)` answers GET /v/N one by one in Python ("python") or compiled ("native"), or POST /v, whose body
+is N as a 64-bit integer, with one array operation for the whole batch ("vector"). Beside that each request takes some
+work: so many checksums of a block, a fixed amount. (Waiting for a clock would not do: what interrupts it would cost
+nothing.) As an app it is named by its attribute: ``batchbridge.measure.workload:python_10``. Servers of files are given
+the same answers as files (`write_files`).
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 __all__ = ["HANDLERS", "NUMBERS", "answer", "app", "exchanges", "route", "server", "work_of", "write_files"]
 
-HANDLERS = ("python", "vector")
+HANDLERS = ("native", "python", "vector")
 #: Different requests.
 NUMBERS = 256
 BODY_SIZE_BYTES = 64
@@ -35,7 +35,7 @@ MASK = (1 << 64) - 1
 BLOCK = bytes(1024)
 TRIALS, TRIAL_WORK = 200, 100
 
-_NAME = re.compile(r"(python|vector)_(\d{1,6})")
+_NAME = re.compile(rf"({'|'.join(HANDLERS)})_(\d{{1,8}})")
 
 
 def answer(number: int) -> bytes:
@@ -50,7 +50,7 @@ def vector_answer(number: int) -> bytes:
 
 def route(handler: str) -> str:
     """The path of the handler's route."""
-    return "/v/{number}" if handler == "python" else "/v"
+    return "/v" if handler == "vector" else "/v/{number}"
 
 
 def app(handler: str, work: int) -> str:
@@ -58,21 +58,24 @@ def app(handler: str, work: int) -> str:
     return f"{__name__}:{handler}_{work}"
 
 
-def work_of(work_us: float) -> int:
-    """How much work takes so many microseconds on the core that this runs on, when nothing interrupts it."""
+def work_of(work_us: float, handler: str = "python") -> int:
+    """How much of the handler's work takes so many microseconds on the core that this runs on, uninterrupted."""
+    from ..cython_ext import native_workload
+
+    worker = native_workload.compute if handler == "native" else compute
     if work_us <= 0:
         return 0
     fastest_ns = 1 << 62
     for _ in range(TRIALS):
         began_ns = time.perf_counter_ns()
-        compute(TRIAL_WORK)
+        worker(TRIAL_WORK)
         fastest_ns = min(fastest_ns, time.perf_counter_ns() - began_ns)
     return max(1, round(work_us * 1000 * TRIAL_WORK / fastest_ns))
 
 
 def exchanges(handler: str) -> list[Exchange]:
     """The requests, each with the answer that it must have."""
-    if handler == "python":
+    if handler != "vector":
         return [
             Exchange(request_bytes("GET", f"/v/{number:04}"), body=answer(number), name=f"number {number}")
             for number in range(NUMBERS)
@@ -106,7 +109,12 @@ def server(handler: str, work: int) -> Server:
     from .. import Array, Server
 
     made = Server()
-    if handler == "python":
+    if handler == "native":
+        from ..cython_ext import native_workload
+
+        made.native(route(handler), native_workload.handler(work), max_queue_size=QUEUE_SIZE_MAX)
+
+    elif handler == "python":
 
         @made.batch(route(handler), max_queue_size=QUEUE_SIZE_MAX)
         def one_by_one(batch: Batch) -> list[bytes]:

@@ -91,10 +91,11 @@ def test_the_question_is_answered_in_small(tmp_path):
     assert any("batchbridge.measure.load" in command for command in programs)
 
 
-def test_open_loops_fill_batches_and_costs_and_latencies_are_told_apart():
+@pytest.mark.parametrize("handler", ["native", "python"])
+def test_open_loops_fill_batches_and_costs_and_latencies_are_told_apart(handler):
     server_cpu, client_cpu = cores()
     phases = [Phase("cost", 32, 400.0), Phase("cost", 32, 800.0), Phase("latency", 32, 400.0, idle_loop=False)]
-    with QuestionArms("python", 1, [(8, 8)]) as arms, pinned(client_cpu):
+    with QuestionArms(handler, 1, [(8, 8)]) as arms, pinned(client_cpu):
         (arm,) = (arm for arm in arms.of(0, 0) if arm.name == "B(8,8)")
         slow, fast, latency = (
             measure_once(Site(server_cpu, client_cpu), arm, phase, 0, seconds=0.5, warmup_s=0.2)[0] for phase in phases

@@ -77,6 +77,21 @@ def test_each_answer_depends_on_the_request():
         _ = workload.cobol_10
 
 
+def test_native_and_python_handlers_give_the_answers_that_files_have():
+    for handler in ("native", "python"):
+        with workload.server(handler, 1).test_client() as client:
+            for number in (0, 7, 255):
+                assert client.get(f"/v/{number:04}").body == workload.answer(number)
+    with workload.server("native", 0).test_client() as client:
+        assert [client.get(f"/v/{text}").status for text in ("x", "1x", "-1", "9" * 20)] == [404] * 4
+
+
+@pytest.mark.parametrize("handler", workload.HANDLERS)
+def test_work_is_counted_in_what_the_handler_does(handler):
+    assert workload.work_of(0, handler) == 0
+    assert 1 <= workload.work_of(10, handler) <= workload.work_of(1000, handler)
+
+
 # --- the order of runs ------------------------------------------------------------------------------------------------
 
 
@@ -160,6 +175,7 @@ def test_arms_are_set_beside_each_other():
     assert by_arm["B(64,64)"].ratio_to_u1.mid == pytest.approx(1.6) and by_arm["U1"].ratio_to_u1 is None
     assert by_arm["B(64,64)"].gaps["K1"].mid == pytest.approx(2.6 / 2.8)
     assert by_arm["B(8,8)"].mean_batch_size == 7.5 and by_arm["U1"].gaps == {}
+    assert by_arm["B(64,64)"].kernel_ratios["K1"].mid == pytest.approx(5.2 / 5.4) and by_arm["K1"].kernel_ratios == {}
     assert by_arm["K1"].cost_us.mid == pytest.approx(5.2 * 1.04)
     assert by_arm["U1"].client_cost_us == pytest.approx(5.2, rel=1e-3) and by_arm["U1"].ipis_per_request is None
     assert not by_arm["U1"].is_client_limited and by_arm["U1"].latency_p99_us == 500.0
