@@ -63,6 +63,7 @@ cdef struct NativeBatch:
     Item *items                     # items[0] is the batch's first
     uint8_t *answered
     uint32_t first                  # the slab's number of it
+    uint32_t count                  # as face.size, which a handler could write to
     uint32_t unanswered
     uint32_t refused
     int refusal                     # of the first that was
@@ -76,14 +77,15 @@ cdef void set_text(bb_text *text, const char *head, const Slice *part) noexcept 
 
 
 cdef int get_request(const bb_batch *face, uint32_t index, bb_request *request, size_t size_bytes) noexcept nogil:
+    cdef const NativeBatch *batch = <const NativeBatch *>face
     cdef bb_request whole
-    if index >= face.size:
+    if index >= batch.count:
         memset(request, 0, size_bytes)
         return BB_NO_ITEM
     if size_bytes == sizeof(bb_request):
-        fill_request(<const NativeBatch *>face, index, request)
+        fill_request(batch, index, request)
     else:                           # of another version
-        fill_request(<const NativeBatch *>face, index, &whole)
+        fill_request(batch, index, &whole)
         memset(request, 0, size_bytes)
         memcpy(request, &whole, min(size_bytes, sizeof(bb_request)))
     return BB_OK
@@ -126,7 +128,7 @@ cdef int get_header(const bb_batch *face, uint32_t index, const char *name, bb_t
     cdef const char *data
     value.data = NULL
     value.length = 0
-    if index >= face.size:
+    if index >= batch.count:
         return BB_NO_ITEM
     data = <const char *>batch.slab + batch.items[index].head_offset
     head.headers = batch.items[index].headers
@@ -149,7 +151,7 @@ cdef bint same_name(const char *one, const char *other, uint32_t length) noexcep
 
 cdef int is_cancelled(const bb_batch *face, uint32_t index) noexcept nogil:
     cdef const NativeBatch *batch = <const NativeBatch *>face
-    if index >= face.size:
+    if index >= batch.count:
         return BB_NO_ITEM
     return bb_load_relaxed(&batch.items[index].cancelled) != 0
 
@@ -157,7 +159,7 @@ cdef int is_cancelled(const bb_batch *face, uint32_t index) noexcept nogil:
 cdef int64_t time_left_us(const bb_batch *face, uint32_t index) noexcept nogil:
     cdef const NativeBatch *batch = <const NativeBatch *>face
     cdef uint64_t now_us
-    if index >= face.size or batch.items[index].deadline_us == 0:
+    if index >= batch.count or batch.items[index].deadline_us == 0:
         return -1
     now_us = bb_now_us() + batch.worker.lane.shared.clock_offset_us
     return <int64_t>(batch.items[index].deadline_us - min(batch.items[index].deadline_us, now_us))
@@ -228,7 +230,7 @@ cdef int put_answer(NativeBatch *batch, uint32_t index, const bb_response *respo
     cdef int64_t lines
     cdef uint32_t number, method
     cdef char *at
-    if index >= batch.face.size:
+    if index >= batch.count:
         return note_refusal(batch, BB_NO_ITEM)
     if batch.answered[index]:
         return note_refusal(batch, BB_ANSWERED)
@@ -318,6 +320,7 @@ cdef void run_batch(NativeWorker *native, const Dispatch *dispatch) noexcept nog
     batch.slab = slab_at(&worker.slabs, dispatch.slab)
     batch.first = dispatch.first
     batch.items = slab_items(batch.slab) + dispatch.first
+    batch.count = dispatch.count
     batch.unanswered = dispatch.count
     batch.answered = native.answered
     batch.refused = 0

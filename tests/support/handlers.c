@@ -132,6 +132,17 @@ void forgetful(bb_batch *batch) {
 /* Answers nothing. */
 void silent(bb_batch *batch) { begin(batch); }
 
+/* Says of itself that it is larger than it is, and then looks at what is not there. */
+void grows(bb_batch *batch) {
+    const uint32_t size = batch->size;
+    bb_request request;
+    begin(batch);
+    batch->size = UINT32_MAX;
+    note(batch, bb_get_request(batch, size, &request));
+    note(batch, bb_respond(batch, size, 200, NULL, "beyond", 6));
+    for (uint32_t index = 0; index < size; index++) note(batch, respond_parameter(batch, index));
+}
+
 /* Items called "large" get a body that is too large, "null" one that is not there, "huge" one of impossible length. */
 void large(bb_batch *batch) {
     static char zeros[200000];
