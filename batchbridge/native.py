@@ -42,7 +42,7 @@ def native_function(
     given: object, *, context: object = None, keep: object = None, abi: int | None = None, label: str = "function"
 ) -> NativeFunction:
     """The function that `given` says: a capsule named "batchbridge.handler", a function of a ctypes library, a cffi
-    pointer, anything with an integer ``address`` (such as numba's ``cfunc``), or the address itself.
+    pointer, anything with an integer ``address``, or the address itself.
 
     `context` is a ctypes object or an address; `keep` stays referred to. `abi` is the version of the header that the
     function was compiled with, None: this one's; a capsule says it itself. `label` is how an error calls the function.

@@ -141,7 +141,7 @@ class Server:
         """Declares a compiled handler for `path`: a function that is called once a batch, without the interpreter.
 
         `function` is a capsule named "batchbridge.handler", a function of a ctypes library, a cffi pointer, anything
-        with an integer ``address`` (numba's ``cfunc``), or an address; ``batchbridge.h`` in :func:`get_include` says
+        with an integer ``address``, or an address; ``batchbridge.h`` in :func:`get_include` says
         what it may do. It runs on several threads at once where there are several. `context`, a ctypes object or an
         address, goes with each batch; `keep` is an object that must live as long. `abi` is the header's version that it
         was compiled with. The rest is as for :meth:`batch`. Raises ConfigError for what makes no sense.

@@ -355,6 +355,12 @@ def test_header_lines_that_would_break_the_message(engine: str, natives: Any) ->
     assert set(refused) == {BAD_HEADER} and len(refused) == 20 and last == OK
 
 
+def test_a_length_is_told_only_for_a_body_that_nobody_sees(engine: str, natives: Any) -> None:
+    run = Run(engine, natives.lengths, [head("HEAD", "/x/0"), head("GET", "/x/1")], ["HEAD", "GET"])
+    assert [reply["content-length"] for reply in run.replies] == ["12345", "1"]
+    assert run.notes.noted() == [BAD_HEADER, OK, BAD_HEADER, BAD_HEADER]
+
+
 def test_one_handlers_faults_are_no_other_routes(engine: str, natives: Any, threads: int) -> None:
     server = make_server(engine, handler_threads=threads)
     server.native("/bad/{n}", natives.silent, max_batch_size=4)

@@ -132,6 +132,19 @@ void forgetful(bb_batch *batch) {
 /* Answers nothing. */
 void silent(bb_batch *batch) { begin(batch); }
 
+/* Tells the length that a body would have: of HEAD's answers, where there is none, and of others, where it is refused. */
+void lengths(bb_batch *batch) {
+    const bb_header fields[] = {{"content-length", "12345"}}, bad[] = {{"Content-Length", "1x"}};
+    begin(batch);
+    for (uint32_t index = 0; index < batch->size; index++) {
+        bb_response response = {.headers = bad, .header_count = 1};
+        note(batch, bb_answer(batch, index, &response));
+        response.headers = fields;
+        note(batch, bb_answer(batch, index, &response));
+        respond_parameter(batch, index);
+    }
+}
+
 /* Says of itself that it is larger than it is, and then looks at what is not there. */
 void grows(bb_batch *batch) {
     const uint32_t size = batch->size;

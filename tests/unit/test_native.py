@@ -34,7 +34,7 @@ def capsule_of(natives: Any, name: str, called: bytes = b"batchbridge.handler") 
 
 
 class Compiled:
-    """As numba's cfunc: it has an address."""
+    """As compilers' Python faces give functions: with an address."""
 
     def __init__(self, address: Any) -> None:
         self.address = address
