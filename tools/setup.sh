@@ -35,7 +35,8 @@ need_kernel() {
     need libbpf-dev has_library libbpf 1.1 /usr/include/bpf/libbpf.h
 }
 
-need_test() { # clients that others wrote
+need_test() { # clients that others wrote, and a compiler of native handlers
+    need g++ have c++
     need curl have curl
     need wget have wget
     need wrk have wrk
