@@ -193,7 +193,8 @@ cdef int64_t head_length(const bb_response *response, const char *content_type, 
     cdef size_t name, value
     if content_type is not NULL:
         value = strlen(content_type)
-        if value > HEADERS_SIZE_MAX or field_fault(TYPE_NAME, 12, content_type, value, False) != FIELD_FINE:
+        if content_type is not TYPE_USUAL and (
+                value > HEADERS_SIZE_MAX or field_fault(TYPE_NAME, 12, content_type, value, False) != FIELD_FINE):
             return -1
         total += 12 + 2 + value + 2
     for index in range(response.header_count):
