@@ -1,0 +1,117 @@
+"""``batchbridge bench versus``: any servers against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from .shared import (
+    ABOVE_0,
+    FILE,
+    NEW_FILE,
+    end,
+    finish,
+    json_flag,
+    measuring,
+    place_flag,
+    print_invalid,
+    print_profiles,
+    progress,
+    results_into,
+    spread,
+    table,
+    wide_console,
+)
+
+if TYPE_CHECKING:
+    from ...cython_ext.load import Exchange
+    from ...measure.results import Run
+    from ...measure.versus import ServerFigures
+
+
+@click.command()
+@click.argument("commands", metavar="COMMAND...", nargs=-1, required=True)
+@click.option("--path", default="/", show_default=True, help="What to ask for.")
+@click.option("--requests", type=FILE, help="JSON lines of requests, instead of the path.")
+@click.option("--urls", type=FILE, help="Lines of PATH or WEIGHT PATH, instead of the path.")
+@click.option(
+    "--port", type=click.IntRange(1, 65_535), metavar="N", help="Where all listen, if their commands do not say {port}."
+)
+@click.option(
+    "--connections", type=click.IntRange(1, 32_768), metavar="N", default=64, show_default=True, help="Kept at once."
+)
+@click.option("--close", is_flag=True, help="A connection for each request.")
+@click.option(
+    "--blocks", type=click.IntRange(1, 1000), metavar="N", default=5, show_default=True, help="Each has every server."
+)
+@click.option("--seconds", type=ABOVE_0, metavar="S", default=3.0, show_default=True, help="Measured time of a run.")
+@click.option("--profile", "with_profile", is_flag=True, help="Also sample the server's core (perf).")
+@click.option("--output", type=NEW_FILE, default=Path("versus.msgpack"), show_default=True, help="The results.")
+@place_flag
+@json_flag
+def command(
+    commands: tuple[str, ...], path: str, requests: Path | None, urls: Path | None, port: int | None, connections: int,
+    close: bool, blocks: int, seconds: float, with_profile: bool, output: Path, namespaced: bool | None, as_json: bool,
+) -> None:  # fmt: skip
+    """Run servers in turn, each COMMAND a fresh process on one core, and set each beside the last.
+
+    A command is quoted as one argument; {host} and {port} in it are filled in. It must stay in the foreground. What a
+    server says first to each request is what it has to say later. The last one also runs a second time (A/A), which
+    shows what noise alone does. Ctrl-C keeps what is done.
+    """
+    from ...measure import profile
+    from ...measure.experiment import CAPACITY, Experiment, Phase
+    from ...measure.versus import arms_of, perform, summarise
+
+    notes = []
+    if with_profile and (reason := profile.why_not()) is not None:
+        notes.append(f"{reason[0].upper()}{reason[1:]}.")
+        with_profile = False
+    arms = arms_of(commands, _asked(path, requests, urls), port)
+    settings = {"commands": list(commands), "path": path, "connections": connections, "close": close,
+                "blocks": blocks, "seconds": seconds}  # fmt: skip
+    results = results_into("versus", settings, output)
+    with measuring(results, namespaced) as (where, said):
+        experiment = Experiment(where, results, seconds, with_profile=with_profile)
+        with progress(experiment, quiet=as_json) as announce:
+            announce(blocks * len(arms), arms, 0.0)
+            perform(experiment, arms, Phase(CAPACITY, connections, close=close), blocks)
+    figures = summarise(results.runs, commands[-1])
+    finish(results, [note for note in (*notes, said) if note], as_json, [asdict(one) for one in figures])
+    if not as_json:
+        _print_versus(figures, results.runs)
+    end(results, output, as_json)
+
+
+def _asked(path: str, requests: Path | None, urls: Path | None) -> list[Exchange]:
+    from ...measure.traffic import get, read_requests, read_urls
+
+    if sum((path != "/", requests is not None, urls is not None)) > 1:
+        raise click.UsageError("--path, --requests and --urls are three sources of requests; give one")
+    if requests is not None:
+        return read_requests(requests)
+    return get(path) if urls is None else read_urls(urls)
+
+
+def _print_versus(figures: Sequence[ServerFigures], runs: Sequence[Run]) -> None:
+    console = wide_console()
+    rows = table(["server", "1,000/s", "× last", "CPU µs", "× last", "p50 µs", "p99 µs"])
+    for one in figures:
+        rows.add_row(
+            one.arm,
+            ("≥ " if one.is_client_limited else "") + spread(one.requests_per_s, "{:,.1f}", 1e-3),
+            spread(one.ratio, "{:.2f}"),
+            spread(one.cost_us, "{:.2f}"),
+            spread(one.cost_ratio, "{:.2f}"),
+            *("" if each is None else f"{each:,.0f}" for each in (one.latency_p50_us, one.latency_p99_us)),
+        )
+    console.print()
+    console.print(rows)
+    print_invalid(console, figures)
+    print_profiles(console, runs)
+
+
