@@ -8,12 +8,11 @@ from dataclasses import dataclass
 from statistics import median
 
 from ..cython_ext.load import Exchange
-from .experiment import Arm, Experiment, ExperimentError, Phase, shuffled
-from .load import IDLE_SHARE_MIN
+from .experiment import Arm, Experiment, ExperimentError, Phase, is_client_limited, shuffled
 from .namespaces import Place
 from .processes import CommandProcess, MeasuredProcess, free_port
 from .results import Run
-from .statistics import Interval, bootstrap_interval, by_block, log_ratio_interval
+from .statistics import Interval, bootstrap_interval, by_block, log_ratio_interval, middle
 from .traffic import learn
 
 __all__ = ["AGAIN", "ServerFigures", "arms_of", "perform", "summarise"]
@@ -38,6 +37,10 @@ class ServerFigures:
     cost_us: Interval | None
     """Server CPU by request, at saturation."""
     cost_ratio: Interval | None
+    client_cost_us: float | None
+    """Client CPU by request: a copy that a server saves may be made there."""
+    ipis_per_request: float | None
+    """Inter-processor interrupts that the server's core took: part of the cost."""
     latency_p50_us: float | None
     latency_p99_us: float | None
 
@@ -91,7 +94,7 @@ def summarise(runs: Sequence[Run], base: str) -> list[ServerFigures]:
 
 def _figures(arm: str, runs: Sequence[Run], base: Sequence[Run] | None) -> ServerFigures:
     valid = [run for run in runs if run.valid]
-    busy = [run for run in valid if (run.client_idle_share or 0.0) < IDLE_SHARE_MIN]
+    busy = [run for run in valid if is_client_limited(run)]
 
     def spread(figure: str) -> Interval | None:
         values = by_block(runs, figure)
@@ -101,7 +104,7 @@ def _figures(arm: str, runs: Sequence[Run], base: Sequence[Run] | None) -> Serve
         return None if base is None else log_ratio_interval(runs, base, figure)
 
     def latency(name: str) -> float | None:
-        return median(run.latency_us[name] for run in valid) if valid else None
+        return middle(run.latency_us.get(name) for run in valid)
 
     return ServerFigures(
         arm=arm,
@@ -112,6 +115,8 @@ def _figures(arm: str, runs: Sequence[Run], base: Sequence[Run] | None) -> Serve
         ratio=ratio("requests_per_s"),
         cost_us=spread("server_cpu_us_per_request"),
         cost_ratio=ratio("server_cpu_us_per_request"),
+        client_cost_us=middle(run.client_cpu_us_per_request for run in valid),
+        ipis_per_request=middle(run.ipis_per_request for run in valid),
         latency_p50_us=latency("p50"),
         latency_p99_us=latency("p99"),
     )

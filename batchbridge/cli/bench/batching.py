@@ -9,15 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .confounders import compare, confounders_flag, refuse_place
 from .shared import (
     ABOVE_0,
     NEW_FILE,
     end,
     finish,
+    heading,
     json_flag,
     measuring,
-    place_flag,
+    place_flags,
     print_invalid,
+    print_json,
     print_profiles,
     progress,
     results_into,
@@ -28,6 +31,7 @@ from .shared import (
 
 if TYPE_CHECKING:
     from ...measure.batching import ArmFigures, Plan
+    from ...measure.links import Link
     from ...measure.results import Run
 
 
@@ -57,9 +61,12 @@ if TYPE_CHECKING:
 )  # fmt: skip
 @click.option("--profile", "with_profile", is_flag=True, help="Also sample the server's core (perf).")
 @click.option("--output", type=NEW_FILE, default=Path("batching.msgpack"), show_default=True, help="The results.")
-@place_flag
+@confounders_flag
+@place_flags
 @json_flag
-def command(quick: bool, output: Path, namespaced: bool | None, as_json: bool, **asked: Any) -> None:
+def command(
+    quick: bool, output: Path, confounders: bool, place: str | None, link: Link, as_json: bool, **asked: Any
+) -> None:
     """How close does batching get to kernel-mode performance?
 
     Unbatched user mode (U0, U1), batches of every size (B), the same from inside the kernel (BK) and kernel mode (K0,
@@ -68,17 +75,26 @@ def command(quick: bool, output: Path, namespaced: bool | None, as_json: bool, *
     """
     from ...measure import profile
     from ...measure.arms import QuestionArms
-    from ...measure.batching import FULL, QUICK, estimate_s, perform, summarise
-    from ...measure.experiment import Experiment
+    from ...measure.batching import FULL, QUICK, UNBATCHED, UNBATCHED_AGAIN, estimate_s, perform, summarise
+    from ...measure.experiment import CAPACITY, Experiment, Phase
 
     plan = _plan(QUICK if quick else FULL, asked)
     notes = []
     if plan.with_profile and (reason := profile.why_not()) is not None:
         notes.append(f"{reason[0].upper()}{reason[1:]}.")
         plan = replace(plan, with_profile=False)
+    if confounders:
+        refuse_place(place, link)
+        with QuestionArms(plan.handler, plan.handler_threads, plan.pairs) as arms:
+            phase = Phase(CAPACITY, max(plan.connections))
+            compare(
+                arms.of(0, 0), phase, base=UNBATCHED, again=UNBATCHED_AGAIN, blocks=plan.blocks, seconds=plan.seconds,
+                settings=asdict(plan), notes=notes, output=output, as_json=as_json,
+            )  # fmt: skip
+        return
     results = results_into("batching", {"quick": quick, **asdict(plan)}, output)
     with (
-        measuring(results, namespaced) as (where, said),
+        measuring(results, place, link) as (where, said),
         QuestionArms(plan.handler, plan.handler_threads, plan.pairs) as arms,
     ):
         experiment = Experiment(where, results, plan.seconds, with_profile=plan.with_profile)
@@ -86,8 +102,11 @@ def command(quick: bool, output: Path, namespaced: bool | None, as_json: bool, *
             perform(plan, experiment, arms, lambda runs, those: announce(runs, those, estimate_s(plan, runs)))
     notes += [said, *(f"Not run: {arm}, since {reason}." for arm, reason in arms.missing.items())]
     figures = summarise(results.runs)
-    finish(results, [note for note in notes if note], as_json, [one.as_dict() for one in figures])
-    if not as_json:
+    finish(results, notes)
+    if as_json:
+        print_json(results, [one.as_dict() for one in figures])
+    else:
+        wide_console().print(heading(results))
         _print_batching(figures, results.runs)
     end(results, output, as_json)
 

@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import click
 
 if TYPE_CHECKING:
-    from ...measure.experiment import Arm, Experiment
+    from ...measure.experiment import Arm, Experiment, Site
+    from ...measure.links import Link
     from ...measure.results import Results, Run
     from ...measure.statistics import Interval
 
 __all__ = [
     "ABOVE_0",
     "FILE",
+    "INTERRUPTED",
     "NEW_FILE",
+    "SERVERS",
     "duration",
     "end",
     "finish",
+    "heading",
     "json_flag",
     "measuring",
-    "place_flag",
+    "place_flags",
     "print_invalid",
+    "print_json",
     "print_profiles",
     "progress",
     "results_into",
@@ -36,21 +42,61 @@ __all__ = [
     "wide_console",
 ]
 
+Callback = TypeVar("Callback", bound=Callable[..., Any])
+
 FILE_WIDTH = 160
 INTERRUPTED = "Interrupted: not all runs were made."
 
 NEW_FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
+MTU = click.IntRange(1280, 65_535)
 ABOVE_0 = click.FloatRange(min=0, min_open=True, max=3600)
 
-place_flag = click.option(
-    "--namespaces/--loopback",
-    "namespaced",
-    default=None,
-    help="Server and client in two network namespaces (root), or over loopback, where their costs mix.  "
-    "[namespaces, where that can be]",
-)
+#: Servers that the commands know by name: `measure.servers.NAMES`.
+SERVERS = ("epoll", "io_uring", "kernel", "nginx")
+
 json_flag = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+
+PLACE_WORDS = {
+    "namespaces": "Server and client in two network namespaces (root).  [where that can be]",
+    "loopback": "Over loopback, where the costs of server and client mix.",
+    "one-core": "Over loopback, both on one core: no interrupts between cores, costs and rates of both together.",
+}
+
+
+LINK_WORDS = {
+    "tso": "segments are cut after they have left, or before.",
+    "gso": "segments are cut just before they leave, or at once.",
+    "tx_checksums": "checksums of what is sent are left to the (virtual) card, or computed.",
+    "steering": "the kernel receives on the receiver's core, or on the sender's.  [on]",
+}
+
+
+def place_flags(function: Callback) -> Callback:
+    """Flags for where server and client run: the command gets `place`, None or a place's name, and `link`, a Link."""
+
+    @functools.wraps(function)
+    def with_link(*arguments: Any, **asked: Any) -> Any:
+        from ...measure.links import Link
+
+        given = {name: asked.pop(name) for name in ("mtu_bytes", *LINK_WORDS)}
+        link = Link(**{name: value for name, value in given.items() if value is not None})
+        return function(*arguments, link=link, **asked)
+
+    command: Any = with_link
+    for name, words in reversed(LINK_WORDS.items()):
+        flag = name.replace("_", "-")
+        command = click.option(f"--{flag}/--no-{flag}", name, default=None, help=f"Of the namespaces' link: {words}")(
+            command
+        )
+    command = click.option("--mtu", "mtu_bytes", type=MTU, metavar="BYTES", help="Of the namespaces' link.  [1500]")(
+        command
+    )
+    for place, words in reversed(PLACE_WORDS.items()):
+        command = click.option(f"--{place}", "place", flag_value=place, default=None, help=words)(command)
+    flagged: Callback = command
+    return flagged
 
 
 class Told(Protocol):
@@ -74,14 +120,14 @@ def results_into(kind: str, settings: dict[str, Any], output: Path) -> Results:
 
 
 @contextmanager
-def measuring(results: Results, namespaced: bool | None) -> Iterator[tuple[Any, str]]:
+def measuring(results: Results, place: str | None, link: Link) -> Iterator[tuple[Site, str]]:
     """The site. Ctrl-C, once there are runs, ends the measuring and not the command: what is done is shown."""
     from ...measure.experiment import site
     from ...measure.processes import pinned
 
     try:
-        with site(namespaced=namespaced) as (where, said), pinned(where.client_cpu):
-            results.settings["namespaces"] = not where.pair.is_loopback
+        with site(place, link) as (where, said), pinned(where.client_cpu):
+            results.settings.update(where.facts)
             yield where, said
     except KeyboardInterrupt:
         if not results.runs:
@@ -117,17 +163,34 @@ def progress(experiment: Experiment, *, quiet: bool) -> Iterator[Any]:
         yield announce
 
 
-def finish(results: Results, notes: Sequence[str], as_json: bool, figures: Sequence[Any]) -> None:
-    """Keeps the notes in the file; with --json prints all."""
-    from ...measure.batching import plain
+def finish(results: Results, notes: Sequence[str]) -> None:
+    """Keeps what has to be said of the runs, and these notes, in the file."""
     from ...measure.experiment import notes_of
 
-    results.note = " ".join([*notes_of(results.runs), *([results.note] if results.note else []), *notes])
+    results.note = " ".join(note for note in (*notes_of(results.runs), results.note, *notes) if note)
     if results.path is not None:
         results.save(results.path)
-    if as_json:
-        told = {"kind": results.kind, "machine": results.machine, "settings": results.settings, "note": results.note}
-        click.echo(json.dumps({**told, "figures": plain(list(figures))}, indent=2))
+
+
+def print_json(results: Results, figures: Sequence[Any]) -> None:
+    """All that is known but for the runs, as JSON."""
+    from ...measure.batching import plain
+
+    told = {"kind": results.kind, "machine": results.machine, "settings": results.settings, "note": results.note}
+    click.echo(json.dumps({**told, "figures": plain(list(figures))}, indent=2))
+
+
+def heading(results: Results) -> str:
+    """Which machine, and where on it: what stands above tables."""
+    from ...measure.machine import sentence
+
+    words = [sentence(results.machine), str(results.settings.get("place", ""))]
+    link = results.settings.get("link", {})
+    if link:
+        words.append(f"MTU {link['mtu_bytes']}")
+        named = {"tso": "TSO", "gso": "GSO", "tx_checksums": "tx checksums", "steering": "packet steering"}
+        words += [f"{name} {'on' if link[key] else 'off'}" for key, name in named.items()]
+    return f"[dim]{', '.join(word for word in words if word)}[/]"
 
 
 def print_invalid(console: Any, figures: Sequence[Told]) -> None:

@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from .confounders import compare, confounders_flag, refuse_place
 from .shared import (
     ABOVE_0,
     FILE,
     NEW_FILE,
     end,
     finish,
+    heading,
     json_flag,
     measuring,
-    place_flag,
+    place_flags,
     print_invalid,
+    print_json,
     print_profiles,
     progress,
     results_into,
@@ -29,7 +32,7 @@ from .shared import (
 
 if TYPE_CHECKING:
     from ...cython_ext.load import Exchange
-    from ...measure.results import Run
+    from ...measure.links import Link
     from ...measure.versus import ServerFigures
 
 
@@ -51,11 +54,13 @@ if TYPE_CHECKING:
 @click.option("--seconds", type=ABOVE_0, metavar="S", default=3.0, show_default=True, help="Measured time of a run.")
 @click.option("--profile", "with_profile", is_flag=True, help="Also sample the server's core (perf).")
 @click.option("--output", type=NEW_FILE, default=Path("versus.msgpack"), show_default=True, help="The results.")
-@place_flag
+@confounders_flag
+@place_flags
 @json_flag
 def command(
     commands: tuple[str, ...], path: str, requests: Path | None, urls: Path | None, port: int | None, connections: int,
-    close: bool, blocks: int, seconds: float, with_profile: bool, output: Path, namespaced: bool | None, as_json: bool,
+    close: bool, blocks: int, seconds: float, with_profile: bool, output: Path,
+    confounders: bool, place: str | None, link: Link, as_json: bool,
 ) -> None:  # fmt: skip
     """Run servers in turn, each COMMAND a fresh process on one core, and set each beside the last.
 
@@ -65,7 +70,7 @@ def command(
     """
     from ...measure import profile
     from ...measure.experiment import CAPACITY, Experiment, Phase
-    from ...measure.versus import arms_of, perform, summarise
+    from ...measure.versus import AGAIN, arms_of, perform, summarise
 
     notes = []
     if with_profile and (reason := profile.why_not()) is not None:
@@ -74,16 +79,26 @@ def command(
     arms = arms_of(commands, _asked(path, requests, urls), port)
     settings = {"commands": list(commands), "path": path, "connections": connections, "close": close,
                 "blocks": blocks, "seconds": seconds}  # fmt: skip
+    phase = Phase(CAPACITY, connections, close=close)
+    if confounders:
+        refuse_place(place, link)
+        compare(arms, phase, base=commands[-1], again=f"{AGAIN} {commands[-1]}", blocks=blocks, seconds=seconds,
+                settings=settings, notes=notes, output=output, as_json=as_json)  # fmt: skip
+        return
     results = results_into("versus", settings, output)
-    with measuring(results, namespaced) as (where, said):
+    with measuring(results, place, link) as (where, said):
         experiment = Experiment(where, results, seconds, with_profile=with_profile)
         with progress(experiment, quiet=as_json) as announce:
             announce(blocks * len(arms), arms, 0.0)
-            perform(experiment, arms, Phase(CAPACITY, connections, close=close), blocks)
+            perform(experiment, arms, phase, blocks)
     figures = summarise(results.runs, commands[-1])
-    finish(results, [note for note in (*notes, said) if note], as_json, [asdict(one) for one in figures])
-    if not as_json:
-        _print_versus(figures, results.runs)
+    finish(results, [*notes, said])
+    if as_json:
+        print_json(results, [asdict(one) for one in figures])
+    else:
+        wide_console().print(heading(results))
+        print_servers(wide_console(), figures, "last")
+        print_profiles(wide_console(), results.runs)
     end(results, output, as_json)
 
 
@@ -97,9 +112,9 @@ def _asked(path: str, requests: Path | None, urls: Path | None) -> list[Exchange
     return get(path) if urls is None else read_urls(urls)
 
 
-def _print_versus(figures: Sequence[ServerFigures], runs: Sequence[Run]) -> None:
-    console = wide_console()
-    rows = table(["server", "1,000/s", "× last", "CPU µs", "× last", "p50 µs", "p99 µs"])
+def print_servers(console: Any, figures: Sequence[ServerFigures], base: str) -> None:
+    """A line for each server; `base` is what the ratios' column calls the one that they are to."""
+    rows = table(["server", "1,000/s", f"× {base}", "CPU µs", f"× {base}", "client µs", "IPIs", "p50 µs", "p99 µs"])
     for one in figures:
         rows.add_row(
             one.arm,
@@ -107,11 +122,9 @@ def _print_versus(figures: Sequence[ServerFigures], runs: Sequence[Run]) -> None
             spread(one.ratio, "{:.2f}"),
             spread(one.cost_us, "{:.2f}"),
             spread(one.cost_ratio, "{:.2f}"),
+            *("" if each is None else f"{each:.2f}" for each in (one.client_cost_us, one.ipis_per_request)),
             *("" if each is None else f"{each:,.0f}" for each in (one.latency_p50_us, one.latency_p99_us)),
         )
     console.print()
     console.print(rows)
     print_invalid(console, figures)
-    print_profiles(console, runs)
-
-
