@@ -90,20 +90,22 @@ def sentence_of(found: Sequence[Change]) -> str:
 
 
 def _print(found: Sequence[Change], base: str) -> None:
+    """A table for each arm: how it stands to the base, and that as a share of what it is usually."""
     console = wide_console()
-    for figure in dict.fromkeys(change.figure for change in found):
-        chosen = [change for change in found if change.figure == figure]
-        settings = list(dict.fromkeys(change.setting for change in chosen))
-        rows = table([f"{figure} ÷ {base}", *settings])
-        for arm in dict.fromkeys(change.arm for change in chosen):
-            cells = {change.setting: change for change in chosen if change.arm == arm}
-            rows.add_row(arm, *(_cell(cells[setting]) for setting in settings))
-        console.print()
+    figures = list(dict.fromkeys(change.figure for change in found))
+    console.print(f"Ratios to {base}", soft_wrap=True)
+    for arm in dict.fromkeys(change.arm for change in found):
+        of = {(change.setting, change.figure): change for change in found if change.arm == arm}
+        rows = table(["setting", *(title for figure in figures for title in (figure, "× usual", ""))])
+        for setting in dict.fromkeys(setting for setting, _ in of):
+            chosen = [of[setting, figure] for figure in figures]
+            cells = (
+                (spread(one.ratio, "{:.2f}"), spread(one.change, "{:.2f}"), "*" if one.is_beyond_noise else "")
+                for one in chosen
+            )
+            rows.add_row(setting, *(cell for three in cells for cell in three))
+        console.print(f"\n[bold]{arm}[/]", soft_wrap=True)
         console.print(rows)
     console.print("\n*: not the ratio of the usual setting, beyond noise.")
     for reason in dict.fromkeys(f"{change.arm}, {change.setting}: {why}" for change in found for why in change.invalid):
         console.print(f"[red]invalid[/] {reason}", soft_wrap=True)
-
-
-def _cell(change: Change) -> str:
-    return spread(change.ratio, "{:.2f}") + (" *" if change.is_beyond_noise else "")
