@@ -16,10 +16,10 @@ from typing import Any, TypeVar
 
 from ..cython_ext.load import Exchange
 from ..errors import BatchBridgeError
-from . import load, namespaces, profile
+from . import namespaces, profile
 from .cost import IDLE_SHARE_MIN, CoreWatch, IdleLoop
 from .links import Link
-from .load import LoadFigures, run_load
+from .load import LoadFigures, is_saturated, run_load
 from .namespaces import Pair, Place
 from .processes import MeasuredProcess, ServerError, ServerProcess, cores
 from .results import Results, Run
@@ -201,7 +201,8 @@ def site(place: str | None = None, link: Link = USUAL) -> Iterator[tuple[Site, s
 
 def is_client_limited(run: Run) -> bool:
     """Whether the client was so busy that the figures may be its own."""
-    return run.client_idle_share is not None and run.client_idle_share < load.IDLE_SHARE_MIN
+    is_open = run.offered_per_s is not None
+    return run.client_idle_share is not None and is_saturated(run.client_idle_share, is_open=is_open)
 
 
 def notes_of(runs: Sequence[Run]) -> list[str]:

@@ -124,6 +124,6 @@ def overload_results(blocks: int = 3) -> Results:
                     arm, block, {"phase": "overload", "connections": 8192, "load": load, "rate_per_s": 1e5 * load},
                     rate=goodput, latency_us=300 * load, batch=8.0, offered_per_s=1e5 * load, asked=1000,
                     errors={"refused": 0, "unanswered": 500, "unissued": 0}, server_threads_share=0.8,
-                    loops_per_s=1000.0, client_idle_share=0.1 if load == 3.0 else 0.5,
+                    loops_per_s=1000.0, client_idle_share=0.01 if load == 3.0 else 0.5,
                 ))  # fmt: skip
     return results
