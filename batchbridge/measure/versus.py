@@ -8,14 +8,25 @@ from dataclasses import dataclass
 from statistics import median
 
 from ..cython_ext.load import Exchange
-from .experiment import Arm, Experiment, ExperimentError, Phase, is_client_limited, shuffled
+from .experiment import (
+    CAPACITY,
+    COST,
+    LATENCY,
+    LONE,
+    Arm,
+    Experiment,
+    ExperimentError,
+    Phase,
+    is_client_limited,
+    shuffled,
+)
 from .namespaces import Place
 from .processes import CommandProcess, MeasuredProcess, free_port
 from .results import Run
 from .statistics import Interval, bootstrap_interval, by_block, log_ratio_interval, middle
 from .traffic import learn
 
-__all__ = ["AGAIN", "ServerFigures", "arms_of", "perform", "summarise"]
+__all__ = ["AGAIN", "ServerFigures", "arms_of", "perform", "phase_of", "summarise"]
 
 #: The last server once more: its ratio to itself shows what the machine's noise alone does.
 AGAIN = "A/A"
@@ -43,6 +54,8 @@ class ServerFigures:
     """Inter-processor interrupts that the server's core took: part of the cost."""
     latency_p50_us: float | None
     latency_p99_us: float | None
+    latency_p50_ratio: Interval | None
+    latency_p99_ratio: Interval | None
 
 
 def arms_of(commands: Sequence[str], exchanges: Sequence[Exchange], port: int | None = None) -> list[Arm]:
@@ -74,6 +87,14 @@ def _arm(name: str, command: str, exchanges: Sequence[Exchange], port: int | Non
         return client.call(lambda: learn(server.host, server.port, exchanges))
 
     return Arm(name, command, start, ask, program=words[0].rpartition("/")[2])
+
+
+def phase_of(connections: int, *, close: bool, rate_per_s: float | None, may_sleep: bool) -> Phase:
+    """The kind of run that is asked for: a closed loop or an open one; `may_sleep`: latencies, and no costs."""
+    name = CAPACITY if rate_per_s is None else COST
+    if may_sleep:
+        name = LONE if connections == 1 and rate_per_s is None else LATENCY
+    return Phase(name, connections, rate_per_s, idle_loop=not may_sleep, close=close)
 
 
 def perform(experiment: Experiment, arms: Sequence[Arm], phase: Phase, blocks: int) -> None:
@@ -119,4 +140,6 @@ def _figures(arm: str, runs: Sequence[Run], base: Sequence[Run] | None) -> Serve
         ipis_per_request=middle(run.ipis_per_request for run in valid),
         latency_p50_us=latency("p50"),
         latency_p99_us=latency("p99"),
+        latency_p50_ratio=ratio("latency_us.p50"),
+        latency_p99_ratio=ratio("latency_us.p99"),
     )

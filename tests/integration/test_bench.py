@@ -117,6 +117,17 @@ def test_servers_are_set_beside_the_last(command_of, tmp_path):
     assert first["ratio"]["mid"] > 0 and last["ratio"] is None and again["ratio"]["mid"] > 0
 
 
+def test_one_connection_alone_is_told_by_its_latency(command_of, tmp_path):
+    one, two = command_of("one", "b'one'"), command_of("two", "b'two'")
+    done, made = undisturbed(tmp_path / "f", "versus", one, two, "--blocks=1", "--seconds=0.2", "--connections=1",
+                             "--may-sleep", "--loopback", "--json")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert {run.parameters["phase"] for run in made} == {"lone"}
+    assert all(run.server_cpu_us_per_request is None for run in made), "no idle loop keeps the core awake"
+    first, last, again = json.loads(done.stdout)["figures"]
+    assert first["latency_p50_ratio"]["mid"] > 0 and last["latency_p50_ratio"] is None and again["latency_p50_ratio"]
+
+
 def test_both_sides_on_one_core_have_a_cost_together(command_of, tmp_path):
     done, made = undisturbed(tmp_path / "f", "versus", command_of("one", "b'one'"), "--blocks=1", "--seconds=0.3",
                              "--connections=4", "--one-core")  # fmt: skip

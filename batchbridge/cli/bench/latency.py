@@ -12,6 +12,7 @@ import click
 from .shared import (
     ABOVE_0,
     NEW_FILE,
+    RATE,
     SERVERS,
     end,
     finish,
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
               help="The first is what others are set beside. Repeatable.  [all, epoll first]")  # fmt: skip
 @click.option("--python", "in_python", is_flag=True, help="Ours answer by a handler, and not from files.")
 @click.option("--quick", is_flag=True, help="Three blocks of short runs: a screening.")
-@click.option("--rate", "rates", type=ABOVE_0, metavar="PER_S", multiple=True,
+@click.option("--rate", "rates", type=RATE, metavar="PER_S", multiple=True,
               help="Of an open loop. Repeatable.  [20, 50 and 80% of what the slowest can do]")  # fmt: skip
 @click.option("--connections", type=click.IntRange(1, 32_768), metavar="N", default=64, show_default=True,
               help="Of the open loops.")  # fmt: skip

@@ -24,6 +24,7 @@ __all__ = [
     "FILE",
     "INTERRUPTED",
     "NEW_FILE",
+    "RATE",
     "SERVERS",
     "duration",
     "end",
@@ -51,6 +52,7 @@ NEW_FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
 FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 MTU = click.IntRange(1280, 65_535)
 ABOVE_0 = click.FloatRange(min=0, min_open=True, max=3600)
+RATE = click.FloatRange(min=0, min_open=True, max=10_000_000)
 
 #: Servers that the commands know by name: `measure.servers.NAMES`.
 SERVERS = ("epoll", "io_uring", "kernel", "nginx")

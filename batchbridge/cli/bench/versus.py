@@ -14,6 +14,7 @@ from .shared import (
     ABOVE_0,
     FILE,
     NEW_FILE,
+    RATE,
     end,
     finish,
     heading,
@@ -48,6 +49,8 @@ if TYPE_CHECKING:
     "--connections", type=click.IntRange(1, 32_768), metavar="N", default=64, show_default=True, help="Kept at once."
 )
 @click.option("--close", is_flag=True, help="A connection for each request.")
+@click.option("--rate", type=RATE, metavar="PER_S", help="Open loop, Poisson; latencies count from when one was due.")
+@click.option("--may-sleep", is_flag=True, help="Let the server's core sleep: latencies as they are, and no costs.")
 @click.option(
     "--blocks", type=click.IntRange(1, 1000), metavar="N", default=5, show_default=True, help="Each has every server."
 )
@@ -59,7 +62,7 @@ if TYPE_CHECKING:
 @json_flag
 def command(
     commands: tuple[str, ...], path: str, requests: Path | None, urls: Path | None, port: int | None, connections: int,
-    close: bool, blocks: int, seconds: float, with_profile: bool, output: Path,
+    close: bool, rate: float | None, may_sleep: bool, blocks: int, seconds: float, with_profile: bool, output: Path,
     confounders: bool, place: str | None, link: Link, as_json: bool,
 ) -> None:  # fmt: skip
     """Run servers in turn, each COMMAND a fresh process on one core, and set each beside the last.
@@ -69,17 +72,19 @@ def command(
     shows what noise alone does. Ctrl-C keeps what is done.
     """
     from ...measure import profile
-    from ...measure.experiment import CAPACITY, Experiment, Phase
-    from ...measure.versus import AGAIN, arms_of, perform, summarise
+    from ...measure.experiment import Experiment
+    from ...measure.versus import AGAIN, arms_of, perform, phase_of, summarise
 
     notes = []
     if with_profile and (reason := profile.why_not()) is not None:
         notes.append(f"{reason[0].upper()}{reason[1:]}.")
         with_profile = False
     arms = arms_of(commands, _asked(path, requests, urls), port)
-    settings = {"commands": list(commands), "path": path, "connections": connections, "close": close,
-                "blocks": blocks, "seconds": seconds}  # fmt: skip
-    phase = Phase(CAPACITY, connections, close=close)
+    settings = {
+        "commands": list(commands), "path": path, "connections": connections, "close": close, "rate_per_s": rate,
+        "may_sleep": may_sleep, "blocks": blocks, "seconds": seconds,
+    }  # fmt: skip
+    phase = phase_of(connections, close=close, rate_per_s=rate, may_sleep=may_sleep)
     if confounders:
         refuse_place(place, link)
         compare(arms, phase, base=commands[-1], again=f"{AGAIN} {commands[-1]}", blocks=blocks, seconds=seconds,
@@ -114,7 +119,9 @@ def _asked(path: str, requests: Path | None, urls: Path | None) -> list[Exchange
 
 def print_servers(console: Any, figures: Sequence[ServerFigures], base: str) -> None:
     """A line for each server; `base` is what the ratios' column calls the one that they are to."""
-    rows = table(["server", "1,000/s", f"× {base}", "CPU µs", f"× {base}", "client µs", "IPIs", "p50 µs", "p99 µs"])
+    rows = table([
+        "server", "1,000/s", f"× {base}", "CPU µs", f"× {base}", "client µs", "IPIs", "p50 µs", f"× {base}", "p99 µs",
+    ])  # fmt: skip
     for one in figures:
         rows.add_row(
             one.arm,
@@ -123,7 +130,9 @@ def print_servers(console: Any, figures: Sequence[ServerFigures], base: str) -> 
             spread(one.cost_us, "{:.2f}"),
             spread(one.cost_ratio, "{:.2f}"),
             *("" if each is None else f"{each:.2f}" for each in (one.client_cost_us, one.ipis_per_request)),
-            *("" if each is None else f"{each:,.0f}" for each in (one.latency_p50_us, one.latency_p99_us)),
+            "" if one.latency_p50_us is None else f"{one.latency_p50_us:,.0f}",
+            spread(one.latency_p50_ratio, "{:.2f}"),
+            "" if one.latency_p99_us is None else f"{one.latency_p99_us:,.0f}",
         )
     console.print()
     console.print(rows)
