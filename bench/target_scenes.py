@@ -53,6 +53,11 @@ class Scene:
     with_profile: bool = False
     """Samples the server's core, which costs it something: nothing else is told by such runs."""
 
+    @property
+    def has_cost(self) -> bool:
+        """Whether it tells what a request costs the server, and nothing disturbs that."""
+        return self.phase.idle_loop and not self.with_profile and not self.phase.client_loop
+
 
 def _scene(name: str, title: str, path: str, arms: str, *, close: bool = False, lone: bool = False,
            both_cores: bool = False, in_python: bool = False, in_kernel: bool = False,

@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from batchbridge.measure.experiment import is_client_limited
+from batchbridge.measure.cost import slopes_by_block
+from batchbridge.measure.experiment import COST, is_client_limited
 from batchbridge.measure.results import Run
 from batchbridge.measure.statistics import Interval, bootstrap_interval, by_block, ratio_interval
 
@@ -125,12 +126,11 @@ def judge(target: Target, runs: Sequence[Run]) -> Finding:
     """What the runs of all scenes say of one target."""
     runs = [run for run in runs if run.parameters.get("scene") == target.scene]
     of_arm, of_base = ([run for run in runs if run.arm == name] for name in (target.arm, target.base))
-    values = by_block(of_arm, FIGURES[target.figure])
+    values, base = values_of(target.figure, of_arm, of_base)
     if target.base is None:
         measured = bootstrap_interval(list(values.values()), median) if values else None
         blocks = len(values)
     else:
-        base = by_block(of_base, FIGURES[target.figure])
         measured, blocks = ratio_interval(values, base), len(values.keys() & base.keys())
     if measured is None:
         return Finding(target, None, 0, NOT_MEASURED, _why_not([*of_arm, *of_base]))
@@ -138,8 +138,24 @@ def judge(target: Target, runs: Sequence[Run]) -> Finding:
         return Finding(target, measured, blocks, NOT_ASKED)
     verdict = _verdict(target, measured)
     if target.figure == THROUGHPUT:
-        return _with_limits(Finding(target, measured, blocks, verdict), of_arm, of_base)
+        closed = ([run for run in each if run.parameters["phase"] != COST] for each in (of_arm, of_base))
+        return _with_limits(Finding(target, measured, blocks, verdict), *closed)
     return Finding(target, measured, blocks, verdict)
+
+
+def values_of(figure: str, of_arm: Sequence[Run], of_base: Sequence[Run]) -> tuple[dict[int, float], dict[int, float]]:
+    """The figure of both, block by block. A server's cost is the slope over offered rates, where both have one."""
+    if figure == CPU:
+        slopes = slopes_by_block(_offered(of_arm)), slopes_by_block(_offered(of_base))
+        if all(slopes):
+            return slopes
+    closed = ([run for run in runs if run.parameters["phase"] != COST] for runs in (of_arm, of_base))
+    arm, base = (by_block(runs, FIGURES[figure]) for runs in closed)
+    return arm, base
+
+
+def _offered(runs: Sequence[Run]) -> list[Run]:
+    return [run for run in runs if run.parameters["phase"] == COST]
 
 
 def _verdict(target: Target, measured: Interval) -> str:

@@ -1,12 +1,13 @@
 """Measures the targets of the house plan in one go, and sets each beside what is asked for.
 
     python -m bench.targets --quick                 every target, three blocks: a screening of some minutes
-    python -m bench.targets --only P1,P5            twenty blocks of these
+    python -m bench.targets --only P1,P5 --slopes   twenty blocks of these, their costs as slopes
     python -m bench.targets --read targets.msgpack  the page again, out of its results
 
 P1, P2, P3, P5, P6, P7, P9 and P11. Each server is a fresh process on one core, its load on another; servers of a block
-stand in random order; every answer is compared. Ratios are paired within blocks. CPU is that at saturation. Rivals
-that are not installed are left out, and said. Exit status 1: a target was missed, or a run was invalid.
+stand in random order; every answer is compared. Ratios are paired within blocks. CPU is that at saturation, or with
+--slopes the slope of busy time over offered rates. Rivals that are not installed are left out, and said. Exit status 1:
+a target was missed, or a run was invalid.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ from batchbridge.cli.bench.shared import (
 )
 from batchbridge.cli.bench.versus import print_servers
 from batchbridge.errors import BatchBridgeError
-from batchbridge.measure.experiment import OVERHEAD_S, Arm, Experiment, shuffled
+from batchbridge.measure.experiment import COST, OVERHEAD_S, Arm, Experiment, Phase, shuffled
 from batchbridge.measure.links import Link
 from batchbridge.measure.results import Results, Run, load
 from batchbridge.measure.versus import summarise
@@ -48,6 +49,8 @@ from .target_verdicts import MARKS, MISSED, TARGETS, Finding, Target, judge
 
 QUICK_BLOCKS, QUICK_SECONDS = 3, 2.0
 FULL_BLOCKS, FULL_SECONDS = 20, 5.0
+#: Offered loads that a cost is the slope over, as shares of the slowest server's capacity.
+RATE_SHARES = (0.2, 0.4, 0.6, 0.8)
 
 NUMBERS = tuple(dict.fromkeys(target.number for target in TARGETS if target.bound is not None))
 
@@ -68,13 +71,14 @@ def chosen(_context: click.Context, _parameter: click.Parameter, value: str | No
 @click.option("--only", callback=chosen, metavar="P1,P5", help="Only these.")
 @click.option("--blocks", type=click.IntRange(1, 1000), metavar="N", help="Each has every server.  [20, quick: 3]")
 @click.option("--seconds", type=ABOVE_0, metavar="S", help="Measured time of a run.  [5, quick: 2]")
+@click.option("--slopes", is_flag=True, help="Costs by open loops at four rates: five times as many runs.")
 @click.option("--output", type=NEW_FILE, default=Path("targets.msgpack"), show_default=True, help="The results.")
 @click.option("--read", type=FILE, help="Measure nothing: tell what these results say.")
 @place_flags
 @json_flag
 def command(
-    quick: bool, only: tuple[str, ...], blocks: int | None, seconds: float | None, output: Path, read: Path | None,
-    place: str | None, link: Link, as_json: bool,
+    quick: bool, only: tuple[str, ...], blocks: int | None, seconds: float | None, slopes: bool, output: Path,
+    read: Path | None, place: str | None, link: Link, as_json: bool,
 ) -> int:  # fmt: skip
     if read is not None:
         results = load(read)
@@ -83,13 +87,16 @@ def command(
     seconds = seconds or (QUICK_SECONDS if quick else FULL_SECONDS)
     targets = targets_of(only)
     scenes = [scene for scene in SCENES if any(target.scene == scene.name for target in targets)]
-    results = results_into("targets", {"only": only, "blocks": blocks, "seconds": seconds}, output)
+    shares = RATE_SHARES if slopes else ()
+    settings = {"only": only, "blocks": blocks, "seconds": seconds, "rate_shares": shares}
+    results = results_into("targets", settings, output)
     with measuring(results, place, link) as (where, said), Servers() as servers:
         experiment = Experiment(where, results, seconds)
         with progress(experiment, quiet=as_json) as announce:
             planned = plan(scenes, targets, servers)
-            announce(blocks * len(planned), (), blocks * len(planned) * (seconds + OVERHEAD_S))
-            perform(experiment, planned, blocks)
+            runs = blocks * (len(planned) + len(shares) * sum(scene.has_cost for scene, _ in planned))
+            announce(runs, (), runs * (seconds + OVERHEAD_S))
+            perform(experiment, planned, blocks, shares)
     notes = [said, *(f"Not run: {arm}, since {reason}." for arm, reason in servers.missing.items())]
     finish(results, notes)
     return tell(results, targets, output, as_json)
@@ -108,15 +115,34 @@ def plan(scenes: Sequence[Scene], targets: Sequence[Target], servers: Servers) -
     return [(scene, arm) for scene in scenes for arm in servers.of(scene) if (scene.name, arm.name) in named]
 
 
-def perform(experiment: Experiment, planned: Sequence[tuple[Scene, Arm]], blocks: int) -> None:
-    """Makes all runs. Scenes stand one after the other, in random order; so do the servers of each."""
+def perform(
+    experiment: Experiment, planned: Sequence[tuple[Scene, Arm]], blocks: int, shares: Sequence[float] = ()
+) -> None:
+    """Makes all runs. Scenes stand one after the other, in random order; so do the servers of each.
+
+    `shares` of the slowest server's capacity are offered too, in each scene that tells costs.
+    """
     sampled = replace(experiment, with_profile=True)
+    capacities: dict[str, float] = {}
     for block in range(blocks):
         order = shuffled([(arm, scene) for scene, arm in planned], block)
-        for name in dict.fromkeys(scene.name for _, scene in order):
-            for arm, scene in order:
-                if scene.name == name:
-                    (sampled if scene.with_profile else experiment).run(arm, scene.phase, block)
+        for scene in {scene.name: scene for _, scene in order}.values():
+            arms = [arm for arm, each in order if each.name == scene.name]
+            runs = [(sampled if scene.with_profile else experiment).run(arm, scene.phase, block) for arm in arms]
+            if not scene.has_cost:
+                continue
+            slowest = capacities.setdefault(
+                scene.name, min((run.requests_per_s for run in runs if run.valid), default=0.0)
+            )
+            offered = [(arm, offered_phase(scene, share, slowest)) for share in shares if slowest for arm in arms]
+            for arm, phase in shuffled(offered, block, seed=2):
+                experiment.run(arm, phase, block)
+
+
+def offered_phase(scene: Scene, share: float, capacity_per_s: float) -> Phase:
+    """An open loop at a share of a capacity."""
+    known: dict[str, float | str] = {**scene.phase.parameters, "rate_share": share}
+    return replace(scene.phase, name=COST, rate_per_s=share * capacity_per_s, parameters=known)
 
 
 # --- the page ---------------------------------------------------------------------------------------------------------
@@ -158,7 +184,7 @@ def print_scenes(runs: Sequence[Run]) -> None:
     """What the ratios come from."""
     console = wide_console()
     for scene in SCENES:
-        chosen = [run for run in runs if run.parameters.get("scene") == scene.name]
+        chosen = [run for run in runs if run.parameters.get("scene") == scene.name and run.parameters["phase"] != COST]
         if chosen and not scene.with_profile:
             console.print(f"\n[bold]{scene.title}[/]")
             base = next(name for name in reversed(scene.arms) if any(run.arm == name for run in chosen))

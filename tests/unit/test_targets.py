@@ -2,15 +2,18 @@
 was the limit proves nothing, and what was not measured is not called either.
 """
 
+from dataclasses import replace
+
 import pytest
 
 from batchbridge import doctor
+from batchbridge.measure.experiment import Arm
 from batchbridge.measure.results import Run
 from batchbridge.measure.statistics import Interval
 from bench import rivals
 from bench.target_scenes import AGAIN, SCENES, Servers
 from bench.target_verdicts import MET, MISSED, NOT_ASKED, NOT_MEASURED, OPEN, TARGETS, Target, judge, own_share
-from bench.targets import plan, targets_of
+from bench.targets import perform, plan, targets_of
 
 AT_LEAST_2 = Target("P0", "hits", "kernel", "throughput", "nginx", 2.0)
 AT_MOST_HALF = Target("P0", "hits", "kernel", "server CPU", "nginx", 0.5, at_least=False)
@@ -101,6 +104,43 @@ def test_a_choice_measures_what_it_takes_and_no_more(monkeypatch):
     assert servers.missing == {"h2o": "h2o is not installed", "kernel": "no BTF"}
     assert {target.number for target in targets} == {"P2", "A/A"}
     assert {target.number for target in targets_of(["P3"])} == {"P3"}, "the A/A arm is of another scene"
+
+
+class Recorded:
+    """An experiment that measures nothing; `replace` makes another one of it."""
+
+    def __init__(self):
+        self.made = []
+
+    def run(self, arm, phase, block):
+        self.made.append((block, phase.parameters["scene"], arm.name, phase.name, phase.rate_per_s))
+        return run(arm.name, block, rate={"kernel": 900.0, "nginx": 100.0}[arm.name])
+
+
+def test_costs_are_slopes_over_shares_of_the_slowest_where_that_is_asked_for(monkeypatch):
+    experiment = Recorded()
+    monkeypatch.setattr(
+        "bench.targets.replace", lambda of, **changes: of if of is experiment else replace(of, **changes)
+    )
+    arms = [Arm(name, "", None, []) for name in ("kernel", "nginx")]
+    scenes = [scene for scene in SCENES if scene.name in ("hits", "lone")]
+    perform(experiment, [(scene, arm) for scene in scenes for arm in arms], 2, (0.2, 0.8))
+    offered = {(scene, arm, rate) for _, scene, arm, phase, rate in experiment.made if phase == "cost"}
+    assert offered == {("hits", arm, rate) for arm in ("kernel", "nginx") for rate in (20.0, 80.0)}
+    assert len(experiment.made) == 2 * (4 + 4) and len(set(experiment.made)) == len(experiment.made)
+
+
+def test_a_slope_is_free_of_what_is_busy_anyway_and_offered_rates_are_no_throughput():
+    found = runs(costs=(9.0, 9.0, 9.0))
+    for block in range(3):
+        for arm, slope in (("kernel", 4.0), ("nginx", 10.0)):
+            for rate in (20.0, 80.0):
+                each = run(arm, block, rate=rate, cost=slope + 50.0 / rate)
+                each.parameters["phase"], each.responses = "cost", int(rate)
+                found.append(each)
+    ratio = judge(AT_MOST_HALF, found)
+    assert ratio.measured.mid == pytest.approx(0.4) and ratio.verdict == MET
+    assert judge(AT_LEAST_2, found).measured.mid == pytest.approx(1.0)
 
 
 def test_bounds_in_writing():
