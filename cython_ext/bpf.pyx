@@ -193,7 +193,9 @@ cdef class KernelSide:
         return {"records": tier.words.records, "packets": tier.words.packets, "hits": tier.words.hits,
                 "stale": tier.words.stale, "overlaps": tier.words.overlaps, "nested": tier.words.nested,
                 "connections": tier.words.opened, "untracked": tier.words.untracked, "spills": tier.words.spills,
-                "drained_bytes": tier.drained_bytes, "gaps": tier.gaps, "images": tier.words.image_count}
+                "drained_bytes": tier.drained_bytes, "gaps": tier.gaps, "gaps_awaited": tier.gaps_awaited,
+                "images": tier.words.image_count,
+                "rows_in_use": tier.row_count - (tier.free_rows.tail - tier.free_rows.head)}
 
     def close(self):
         """Detaches and frees all; the engine must not run any more."""

@@ -50,13 +50,18 @@ cdef extern from "shared.h" nogil:
 cdef struct RowState:
     uint8_t is_open                 # told as opened, not yet as closed
     uint8_t was_left                # its connection was accepted and has gone: what still comes is dropped
-    uint8_t is_broken               # what came before it was accepted could not be kept in order
+    uint8_t is_broken               # what had to be kept could not be, in order
+    uint8_t has_early               # bytes are kept, or a FIN
     uint8_t has_early_end
     uint8_t is_draining             # in the list of those whose socket is to be read
     uint32_t connection             # its index + 1; 0: not accepted yet, or left
     uint32_t received               # bytes that came up; a FIN counts one
-    char *early                     # heap: what came before the connection was known
+    char *early                     # heap: what came before the connection was known, or before bytes that go first
     uint32_t early_length
+    uint32_t early_up               # of the first of them, as the record said
+    uint32_t due                    # bytes before it that did not come by the ring, when that was read to due_position,
+    uint64_t due_position           # lie in the socket; 0: nobody has asked
+    uint64_t missing_since_us       # when bytes were first missed, or the last of them came
     bb_peer peer
 
 
@@ -114,3 +119,4 @@ cdef struct Tier:
     # Counters.
     uint64_t drained_bytes
     uint64_t gaps
+    uint64_t gaps_awaited           # of them, those whose bytes were not all in the socket yet
