@@ -291,6 +291,7 @@ cdef void forget_waiting(Tier *tier, uint32_t index) noexcept nogil:
 cdef void keep(RowState *state, const bb_record *record, const char *data) noexcept nogil:
     """Keeps what cannot be handed on yet. Where there is no memory, or something is missing, the row is broken."""
     cdef char *early
+    state.early_hit.generation = 0
     if not state.has_early:
         state.has_early = 1
         state.early_up = record.up
@@ -311,6 +312,7 @@ cdef void forget_kept(RowState *state) noexcept nogil:
     free(state.early)
     state.early = NULL
     state.early_length = 0
+    state.early_hit.generation = 0
     state.has_early = 0
     state.has_early_end = 0
 
@@ -318,12 +320,16 @@ cdef void forget_kept(RowState *state) noexcept nogil:
 cdef void hand_on(Engine *engine, Tier *tier, RowState *state, Connection *connection) noexcept nogil:
     """What was kept, now that all before it was received."""
     cdef char *early = state.early
+    cdef bb_hit hit = state.early_hit
     cdef uint32_t length = state.early_length
     cdef bint has_end = state.has_early_end
     state.early = NULL
     forget_kept(state)
     state.received += length + has_end
-    if length:
+    # An image's place may be another's by now: then its bytes are what was kept.
+    if hit.generation and tier.published[hit.image].generation == hit.generation:
+        recognised(engine, connection, &hit, length)
+    elif length:
         received(engine, connection, early, length)
     free(early)
     if has_end:
@@ -354,8 +360,11 @@ cdef void on_hit(Engine *engine, Tier *tier, const bb_record *record, const bb_h
     """The bytes of a record of this kind are those of an image."""
     cdef RowState *state = &tier.states[record.row]
     cdef Connection *connection = connection_of(engine, state)
+    cdef bint is_first = not state.has_early
     if connection is NULL or record.up != state.received or state.has_early:
         on_bytes(engine, tier, record, <const char *>tier.images[hit.image].words)
+        if connection is NULL and is_first and state.has_early:
+            state.early_hit = hit[0]        # a new connection's first request
         return
     state.received += record.length
     recognised(engine, connection, hit, record.length)

@@ -59,6 +59,7 @@ cdef struct RowState:
     char *early                     # heap: what came before the connection was known, or before bytes that go first
     uint32_t early_length
     uint32_t early_up               # of the first of them, as the record said
+    bb_hit early_hit                # kept is an image's bytes, and nothing else; generation 0: it is not
     uint32_t due                    # bytes before it that did not come by the ring, when that was read to due_position,
     uint64_t due_position           # lie in the socket; 0: nobody has asked
     uint64_t missing_since_us       # when bytes were first missed, or the last of them came
