@@ -67,6 +67,9 @@ cdef enum:
     SAID_SIZE_BYTES = 512
 
 
+# Where systems mount the tree of cgroup v2: alone, or beside that of v1.
+CGROUP_FOLDERS = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")
+
 # What libbpf says while it loads: its first complaint is the reason, the verifier's log follows.
 cdef char said[SAID_SIZE_BYTES]
 
@@ -178,6 +181,9 @@ cdef class KernelSide:
             if bpf_map_update_elem(fd, &listener, &tag, 0) < 0:
                 raise EngineError(f"a listener cannot be told to the kernel side: {os.strerror(errno)}")
         cgroup = bb_cgroup_root()
+        for folder in CGROUP_FOLDERS:       # where there is no CAP_SYS_ADMIN to mount it anew
+            if cgroup < 0 and os.path.exists(os.path.join(folder, "cgroup.controllers")):
+                cgroup = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         if cgroup < 0:
             raise EngineError(f"the cgroup tree cannot be opened: {os.strerror(-cgroup)}")
         self.link = bpf_program__attach_cgroup(
