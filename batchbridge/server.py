@@ -270,8 +270,15 @@ class Server:
             kind = EpollEngine
         settings = self.engine_settings(handlers)
         lanes = max(1, self.config.handler_threads) if handlers else 0
-        for listeners in self._listeners:
-            self.engines.append(kind(settings, [handler.settings() for handler in handlers], lanes, listeners))
+        routes = [handler.settings() for handler in handlers]
+        if self.engine == "kernel" and len(self._listeners) > 1:
+            from concurrent.futures import ThreadPoolExecutor
+
+            # Each loads the kernel side for itself, and the kernel verifies them side by side.
+            with ThreadPoolExecutor(min(len(self._listeners), os.cpu_count() or 1)) as pool:
+                self.engines += pool.map(lambda listeners: kind(settings, routes, lanes, listeners), self._listeners)
+        else:
+            self.engines += [kind(settings, routes, lanes, listeners) for listeners in self._listeners]
         self.machine.table.listeners[:] = [engine.set_table for engine in self.engines]
 
     def _make_engines_without_kernel(self, handlers: list[Handler], why: str) -> str:
