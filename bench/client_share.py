@@ -1,4 +1,4 @@
-"""How many requests of real clients the kernel side recognises, so that nobody has to parse them.
+"""How many requests of real clients the kernel side recognises, so that they are answered without being parsed.
 
     python -P -m bench.client_share [--requests 2000] [--warmup-requests 2000] [--json FILE]
 
@@ -158,7 +158,7 @@ def measure(recordings: list[dict[str, Any]], options: argparse.Namespace, per_c
 
 
 def recognised(server: bb.Server) -> int:
-    return int(server.stats()["kernel_side"]["hits"])
+    return int(server.stats()["kernel_side"]["known"])
 
 
 def total(shares: dict[str, Share], names: Sequence[str]) -> Share:

@@ -197,7 +197,8 @@ cdef class KernelSide:
         """Counters of the kernel side and of what was taken from sockets instead, as a dict."""
         cdef Tier *tier = &self.tier
         return {"records": tier.words.records, "packets": tier.words.packets, "hits": tier.words.hits,
-                "stale": tier.words.stale, "overlaps": tier.words.overlaps, "nested": tier.words.nested,
+                "known": tier.known, "stale": tier.words.stale, "overlaps": tier.words.overlaps,
+                "nested": tier.words.nested,
                 "connections": tier.words.opened, "untracked": tier.words.untracked, "spills": tier.words.spills,
                 "drained_bytes": tier.drained_bytes, "gaps": tier.gaps, "gaps_awaited": tier.gaps_awaited,
                 "images": tier.words.image_count,

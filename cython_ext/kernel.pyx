@@ -68,14 +68,16 @@ cdef int tier_prepare(Tier *tier, uint32_t connections_max) noexcept nogil:
         size *= 2
     tier.states = <RowState *>calloc(tier.row_count, sizeof(RowState))
     tier.published = <Published *>calloc(BB_IMAGES_MAX, sizeof(Published))
+    tier.withdrawn = <uint32_t *>calloc(BB_IMAGES_MAX, 4)
     tier.cookies = <uint64_t *>calloc(connections_max, 8)
     tier.waiting = <uint32_t *>calloc(connections_max, 4)
     tier.draining = <uint32_t *>calloc(tier.row_count, 4)
     tier.by_cookie.cookies = <uint64_t *>calloc(size, 8)
     tier.by_cookie.values = <uint32_t *>calloc(size, 4)
     tier.by_cookie.mask = size - 1
-    if (tier.states is NULL or tier.published is NULL or tier.cookies is NULL or tier.waiting is NULL
-            or tier.draining is NULL or tier.by_cookie.cookies is NULL or tier.by_cookie.values is NULL):
+    if (tier.states is NULL or tier.published is NULL or tier.withdrawn is NULL or tier.cookies is NULL
+            or tier.waiting is NULL or tier.draining is NULL or tier.by_cookie.cookies is NULL
+            or tier.by_cookie.values is NULL):
         return -ENOMEM
     for index in range(tier.row_count):
         give_back(tier, index)
@@ -88,6 +90,7 @@ cdef void tier_free(Tier *tier) noexcept nogil:
         for index in range(tier.row_count):
             free(tier.states[index].early)
     free(tier.published)
+    free(tier.withdrawn)
     free(tier.states)
     free(tier.cookies)
     free(tier.waiting)
@@ -96,6 +99,7 @@ cdef void tier_free(Tier *tier) noexcept nogil:
     free(tier.by_cookie.values)
     tier.states = NULL
     tier.published = NULL
+    tier.withdrawn = NULL
     tier.cookies = NULL
     tier.waiting = NULL
     tier.draining = NULL

@@ -116,8 +116,12 @@ cdef struct Tier:
     Published *published
     uint32_t images_made
     uint32_t hand                   # of the images, where room is made next
+    uint32_t *withdrawn             # places of images, round: from the one that can be used again first
+    uint32_t withdrawn_first
+    uint32_t withdrawn_count
     uint64_t seen[SEEN_PLACES]      # hashes of requests that were answered from the cache once
     # Counters.
+    uint64_t known                  # requests that were recognised, and answered without being parsed
     uint64_t drained_bytes
     uint64_t gaps
     uint64_t gaps_awaited           # of them, those whose bytes were not all in the socket yet
