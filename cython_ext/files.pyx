@@ -254,7 +254,7 @@ cdef int make_object(Engine *engine, int fd, const stat *facts, const Type *kind
     length = first_length + snprintf(lines + first_length, sizeof(lines) - first_length,
                                      b"Content-Type: %.*s\r\nAccept-Ranges: bytes\r\n\r\n", <int>kind.name_length,
                                      kind.name)
-    object = object_new(hash, key, key_length, <uint32_t>length, 0, facts.st_size if is_small else 0)
+    object = object_new(engine.cache, hash, key, key_length, <uint32_t>length, 0, facts.st_size if is_small else 0)
     if object is NULL:
         close(fd)
         return FILE_BUSY

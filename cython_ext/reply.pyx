@@ -287,7 +287,7 @@ cdef void keep_answer(Engine *engine, Request *request) noexcept nogil:
     length = request_key(engine, &asked, key, KEY_SIZE_MAX)
     if length == 0:
         return
-    object = object_new(hash_bytes(key, length, engine.seed), key, length, completion.headers_length,
+    object = object_new(engine.cache, hash_bytes(key, length, engine.seed), key, length, completion.headers_length,
                         completion.tags_length, completion.body_length)
     if object is NULL:
         return
