@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from .documents import command as documents
 from .load import command as load
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ def command() -> None:
 
 
 command.add_command(load, "load")
+command.add_command(documents, "documents")
 
 place_flag = click.option(
     "--namespaces/--loopback",
