@@ -12,8 +12,8 @@ from libc.string cimport memcmp, memcpy, memset
 
 from batchbridge.cython_ext.cache cimport (
     OBJECT_FILE, OBJECT_STALE, CacheObject, cache_drop, hash_bytes, object_header, object_new, object_payload)
-from batchbridge.cython_ext.conditional cimport format_http_date
 from batchbridge.cython_ext.core cimport Engine
+from batchbridge.cython_ext.dates cimport format_http_date
 from batchbridge.cython_ext.watch cimport (
     Watched, Watches, watch_file, watch_is_quiet, watches_free, watches_look, watches_prepare)
 

@@ -27,6 +27,7 @@ from batchbridge.cython_ext.octets cimport same_word
 from batchbridge.cython_ext.parse cimport (
     HEAD_CONDITIONAL, HEAD_CREDENTIALS, HEAD_KEEP_ALIVE, HEAD_RANGE, HEADER_REFERER, HEADER_USER_AGENT, METHOD_GET,
     METHOD_HEAD, Head, parse_head)
+from batchbridge.cython_ext.ranges cimport Ranges
 from batchbridge.cython_ext.send cimport Response, answer_drop, answer_new, respond
 
 
@@ -58,6 +59,7 @@ cdef void describe_object(Engine *engine, Request *request, Response *response) 
     """A cached object or a file: the whole, a part, or that it has not changed."""
     cdef CacheObject *object = request.object
     cdef Validators validators
+    cdef Ranges ranges
     cdef uint64_t first = 0, last = 0
     cdef int verdict = 0
     if object.flags & OBJECT_FILE and request.head.flags & (HEAD_CONDITIONAL | HEAD_RANGE):
@@ -65,7 +67,10 @@ cdef void describe_object(Engine *engine, Request *request, Response *response) 
         validators.etag_length = object.etag_length
         validators.modified_s = object_modified_s(object)
         validators.length = object.payload_length
-        verdict = evaluate(request.data, request.head, &validators, engine.wall_s, &first, &last)
+        verdict = evaluate(request.data, request.head, &validators, engine.wall_s, 1, &ranges)
+        if verdict == VERDICT_RANGE:
+            first = ranges.items[0].first
+            last = ranges.items[0].last
     response.status = object.status
     response.headers = object_header(object)
     response.headers_length = object.header_length
