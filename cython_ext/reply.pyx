@@ -20,6 +20,7 @@ from batchbridge.cython_ext.conditional cimport (
 from batchbridge.cython_ext.core cimport (
     ANSWER_OBJECT, OUTCOME_ERROR_4XX, OUTCOME_ERROR_5XX, OUTCOME_LOCAL, Answer, Connection, Deferred, Engine, Request,
     Route)
+from batchbridge.cython_ext.dates cimport parse_http_date
 from batchbridge.cython_ext.defer cimport request_key
 from batchbridge.cython_ext.files cimport object_modified_s
 from batchbridge.cython_ext.multipart cimport multipart_new
@@ -38,6 +39,7 @@ cdef extern from "<stdio.h>" nogil:
 
 cdef enum:
     KEY_SIZE_MAX = 4096
+    NS_PER_S = 1000000000
     LOGGED_GARBAGE_MAX = 256        # bytes of a malformed request that its log line shows
     VARY_LINE_LENGTH = 23           # "Vary: Accept-Encoding" and a line end
 
@@ -82,9 +84,12 @@ cdef void judge_object(Engine *engine, Request *request, Response *response) noe
     cdef Validators validators
     cdef Ranges ranges
     cdef int verdict
+    cdef bint has_date
     validators.etag = object.etag if object.etag_length else NULL
     validators.etag_length = object.etag_length
-    validators.modified_s = object_modified_s(object) if object.flags & OBJECT_FILE else -1
+    # Of an answer without a date, or with one that cannot be read, it is not above 0.
+    has_date = object.flags & OBJECT_FILE or object.modified_ns > 0
+    validators.modified_s = object_modified_s(object) if has_date else -1
     validators.length = object.payload_length
     verdict = evaluate(request.data, request.head, &validators, engine.wall_s, engine.limits.ranges_max, &ranges)
     if verdict == VERDICT_SEND:
@@ -307,25 +312,35 @@ cdef bint varies_otherwise(const Route *route, const char *lines, uint32_t lengt
     return False
 
 
-cdef void note_etag(CacheObject *object) noexcept nogil:
-    """Remembers the entity tag that a handler gave its answer; one that is too long, or none, is not remembered."""
+cdef uint32_t value_of(const char *line, uint32_t length, const char *name, uint32_t name_length,
+                       uint32_t *first) noexcept nogil:
+    """Where the value of a header line begins (without white space) and how long it is; 0: it has another name."""
+    cdef uint32_t at = name_length
+    if length <= name_length or not same_word(line, name, name_length):
+        return 0
+    while length > at and line[length - 1] in (c'\r', c'\n', c' ', c'\t'):
+        length -= 1
+    while at < length and is_space(line[at]):
+        at += 1
+    first[0] = at
+    return length - at
+
+
+cdef void note_validators(Engine *engine, CacheObject *object) noexcept nogil:
+    """Remembers the entity tag, unless it is too long, and the date that a handler gave its answer."""
     cdef const char *line = object_header(object)
     cdef const char *end
-    cdef uint32_t left = object.header_length, length, first
+    cdef uint32_t left = object.header_length, length, size, first = 0
     while left:
         end = <const char *>memchr(line, c'\n', left)
         length = left if end is NULL else <uint32_t>(end + 1 - line)
-        if length > 7 and same_word(line, b"etag:", 5):
-            first = 5
-            while is_space(line[first]):
-                first += 1
-            length -= 2                 # the line end
-            while length > first and is_space(line[length - 1]):
-                length -= 1
-            if 2 <= length - first <= sizeof(object.etag) and line[length - 1] == c'"':
-                memcpy(object.etag, line + first, length - first)
-                object.etag_length = <uint8_t>(length - first)
-            return
+        size = value_of(line, length, b"etag:", 5, &first)
+        if 2 <= size <= sizeof(object.etag) and line[first + size - 1] == c'"':
+            memcpy(object.etag, line + first, size)
+            object.etag_length = <uint8_t>size
+        size = value_of(line, length, b"last-modified:", 14, &first)
+        if size:
+            object.modified_ns = parse_http_date(line + first, size, engine.wall_s) * NS_PER_S
         line += length
         left -= length
 
@@ -362,7 +377,7 @@ cdef void keep_answer(Engine *engine, Request *request) noexcept nogil:
     memcpy(object_payload(object), text + completion.headers_length, completion.body_length)
     memcpy(object_tags(object), text + completion.headers_length + completion.body_length, completion.tags_length)
     object.status = completion.status
-    note_etag(object)
+    note_validators(engine, object)
     if completion.flags & COMPLETION_PUBLIC:
         object.flags |= OBJECT_PUBLIC
     object.checked_us = engine.now_us

@@ -17,6 +17,7 @@ from support.wire import Client, Reply, head
 SMALL, MIDDLE, LARGE = pattern(20_000), pattern(700_000), pattern(5_000_000)
 CONTENTS = {"/small.txt": SMALL, "/middle.bin": MIDDLE, "/large.bin": LARGE, "/kept": SMALL}
 TARGETS = list(CONTENTS)
+EARLIER, MODIFIED, LATER = (f"Sun, 06 Nov 1994 08:49:{second} GMT" for second in (36, 37, 38))
 
 
 @pytest.fixture(scope="module")
@@ -27,13 +28,16 @@ def client(engine: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cl
         os.utime(root / name, (1.6e9, 1.6e9))
     server = make_server(engine, root=str(root), ranges_max=8)
     server.batch("/kept")(lambda batch: [kept()] * len(batch))
+    odd = {"ETag": "no tag", "Last-Modified": "yesterday"}
+    server.batch("/bare")(lambda batch: [bb.Response("bare", cache_ttl_s=3600)] * len(batch))
+    server.batch("/odd")(lambda batch: [bb.Response("bare", headers=odd, cache_ttl_s=3600)] * len(batch))
     with running(server), Client(server.url) as client:
         client.ask("GET", "/kept")
         yield client
 
 
 def kept() -> bb.Response:
-    headers = {"ETag": '"k1"', "X-A": "b", "Content-Encoding": "br"}
+    headers = {"ETag": '"k1"', "Last-Modified": MODIFIED, "X-A": "b", "Content-Encoding": "br"}
     return bb.Response(SMALL, content_type="text/x-kept", headers=headers, cache_ttl_s=3600)
 
 
@@ -147,12 +151,25 @@ def test_conditions_go_before_ranges(client: Client, target: str) -> None:
     assert asked.status == 200 and asked.but_date() == get.but_date()
 
 
-def test_a_cached_answers_own_tag_is_compared(client: Client) -> None:
+def test_a_cached_answers_own_validators_are_compared(client: Client) -> None:
     reply = client.ask("GET", "/kept", ("If-None-Match", 'W/"k1"'))
     assert reply.status == 304 and reply.body == b"" and reply["etag"] == '"k1"'
     assert client.ask("GET", "/kept", ("If-None-Match", '"k2"')).body == SMALL
-    # Without a date of its own it is not compared with one.
-    assert client.ask("GET", "/kept", ("If-Modified-Since", "Fri, 31 Dec 2099 23:59:59 GMT")).status == 200
+    for date, status in ((MODIFIED, 304), (LATER, 304), (EARLIER, 200), ("yesterday", 200)):
+        assert client.ask("GET", "/kept", ("If-Modified-Since", date)).status == status
+    for date, status in ((MODIFIED, 206), (LATER, 200), (EARLIER, 200)):
+        assert ask(client, "/kept", "0-9", ("If-Range", date)).status == status
+
+
+def test_an_answer_without_validators_is_compared_with_none(client: Client) -> None:
+    for target in ("/bare", "/odd"):
+        assert client.ask("GET", target).status == client.ask("GET", target).status == 200
+        for condition in (("If-None-Match", '"k1"'), ("If-Modified-Since", LATER)):
+            reply = client.ask("GET", target, condition)
+            assert reply.status == 200 and "age" in reply
+        assert client.ask("GET", target, ("If-None-Match", "*")).status == 304
+        assert ask(client, target, "0-1", ("If-Range", LATER)).status == 200
+        assert ask(client, target, "0-1").body == b"ba"
 
 
 def test_pipelined_with_others(client: Client) -> None:

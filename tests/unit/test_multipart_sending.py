@@ -1,5 +1,5 @@
-"""However little a client takes at a time, and wherever a send ends, the parts of an answer arrive as they would at once;
-a client that goes in the middle leaves nothing behind."""
+"""However little a client takes at a time, and wherever a send ends, the parts of an answer arrive as they would at
+once; a client that goes in the middle leaves nothing behind."""
 
 import itertools
 import os
