@@ -19,7 +19,7 @@ import batchbridge
 from support.skips import skip
 
 USAGE = Path(__file__).with_name("usage.py")
-STUBBED = ["engine", "headers", "memory", "messages", "native", "response", "worker", "http"]
+STUBBED = ["engine", "headers", "memory", "messages", "native", "response", "states", "worker"]
 
 #: Names that a stub's class has from what it says it is.
 INHERITED = {"Headers": set(dir(Mapping)), "Batch": set(dir(Sequence))}

@@ -9,7 +9,7 @@ import click
 __all__ = ["COMMANDS", "command"]
 
 #: In the order of the help. Each is a module of this package with a click command named `command`.
-COMMANDS = ("load", "versus", "batching", "latency", "overload")
+COMMANDS = ("load", "versus", "batching", "latency", "overload", "documents")
 
 
 class LazyGroup(click.Group):
@@ -29,4 +29,4 @@ class LazyGroup(click.Group):
 
 @click.group(cls=LazyGroup)
 def command() -> None:
-    """Measure servers: load on one, several against each other, what batching gains, latencies, and overload."""
+    """Measure servers: load on one, several against each other, what batching gains, latencies, overload; make documents."""
