@@ -266,6 +266,7 @@ PARSERS: dict[str, Callable[[Any, str], Any]] = {
     "addresses": _addresses,
     "app": _app,
     "choice": _text,
+    "core": _count,
     "count": _count,
     "file_names": _file_names,
     "log": _path,

@@ -22,6 +22,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from batchbridge.cython_ext.accesslog cimport log_flush, log_written
+from batchbridge.cython_ext.answer cimport answer_begin, answer_distrust, answer_part, answer_turn
 from batchbridge.cython_ext.bridge cimport RESPONSE_BLOCK_SIZE_BYTES
 from batchbridge.cython_ext.connection cimport (
     connection_closed, connection_lost, connection_open, connection_peer, received, received_end)
@@ -29,8 +30,9 @@ from batchbridge.cython_ext.core cimport (
     ANSWER_LANE, CONNECTION_CLOSES, CONNECTION_FREE, CONNECTION_OPEN, IS_CLOSING, IS_PAUSED, IS_RECEIVING, LANES_MAX,
     Answer, Connection, Engine)
 from batchbridge.cython_ext.engine cimport EngineThread, turn_begin, turn_end, turn_goes_on, turn_wait_us
+from batchbridge.cython_ext.files cimport files_watch_fd
 from batchbridge.cython_ext.kernel cimport (
-    tier_consume, tier_cookie_known, tier_has_records, tier_left, tier_pause, tier_resume, tier_sleeps, tier_woke)
+    tier_consume, tier_cookie_known, tier_has_news, tier_left, tier_pause, tier_resume, tier_sleeps, tier_woke)
 from batchbridge.cython_ext.publish cimport publish_end
 from batchbridge.cython_ext.ring cimport *
 from batchbridge.cython_ext.send cimport (
@@ -99,6 +101,7 @@ cdef enum Operation:
     OPERATION_LOG
     OPERATION_TIMER
     OPERATION_RECORDS
+    OPERATION_FILES
     OPERATION_CLOSE_FILE
 
 
@@ -112,6 +115,7 @@ cdef struct Uring:
     uint64_t bell_value
     uint64_t timer_us               # the earliest timer entry that is armed; 0: none
     __kernel_timespec timer
+    uint8_t is_watching             # a change of a file wakes this thread
     uint8_t is_direct               # connections are slots; the kernel has socket commands, which tell their peers
     uint32_t slot_flag              # IOSQE_FIXED_FILE, or 0
     uint8_t lanes_registered        # the arenas are fixed buffers, by the lane's number
@@ -170,6 +174,18 @@ cdef void arm_records(Uring *driver, const Tier *tier) noexcept nogil:
     entry.user_data = <uint64_t>OPERATION_RECORDS << 56
 
 
+cdef void arm_files(Engine *engine, Uring *driver) noexcept nogil:
+    """Lets a change of a file wake this thread, which else might not look while the kernel side answers."""
+    cdef int fd = files_watch_fd(engine)
+    cdef io_uring_sqe *entry
+    if fd <= 0 or driver.is_watching:
+        return
+    entry = ring_entry(&driver.ring)
+    io_uring_prep_poll_multishot(entry, fd, POLLIN)
+    entry.user_data = <uint64_t>OPERATION_FILES << 56
+    driver.is_watching = 1
+
+
 cdef void meet_row(Uring *driver, Tier *tier, Connection *connection) noexcept nogil:
     """Asks for the socket's cookie, by which the kernel side calls it; and looks at its first byte, which makes the
     kernel side see what came before the accept. Both are carried out, in this order, while they are submitted."""
@@ -190,8 +206,11 @@ cdef void cancel(Uring *driver, const Connection *connection, int operation, uin
     name_entry(entry, OPERATION_CANCEL, connection, IOSQE_CQE_SKIP_SUCCESS | flags)
 
 
-cdef void close_slot(Uring *driver, Connection *connection) noexcept nogil:
-    cdef io_uring_sqe *entry = ring_entry(&driver.ring)
+cdef void close_slot(Engine *engine, Uring *driver, Connection *connection) noexcept nogil:
+    cdef io_uring_sqe *entry
+    if connection.row and engine.tier.can_answer:
+        answer_part(engine.tier, connection)
+    entry = ring_entry(&driver.ring)
     prepare_close(driver, entry, connection.fd)
     name_entry(entry, OPERATION_CLOSE, connection, 0)
     connection.operations += 1
@@ -221,7 +240,7 @@ cdef void driver_send_last(Engine *engine, Connection *connection, const char *d
     if connection.flags & IS_RECEIVING:
         # A hard link: that there was nothing left to cancel must not keep the descriptor open.
         cancel(driver, connection, OPERATION_RECEIVE, IOSQE_IO_HARDLINK)
-    close_slot(driver, connection)
+    close_slot(engine, driver, connection)
     connection.flags |= IS_CLOSING
 
 
@@ -322,7 +341,7 @@ cdef void abort(Engine *engine, Connection *connection) noexcept nogil:
             entry = ring_entry(&driver.ring)
             io_uring_prep_cancel64(entry, zero_copy_tag(connection.output.answer), 0)
             name_entry(entry, OPERATION_CANCEL, connection, IOSQE_CQE_SKIP_SUCCESS)
-    close_slot(driver, connection)
+    close_slot(engine, driver, connection)
 
 
 cdef void driver_ring_bell(Engine *engine, int bell) noexcept nogil:
@@ -531,6 +550,9 @@ cdef void on_completion(Engine *engine, uint64_t user_data, int result, uint32_t
     elif operation == OPERATION_RECORDS:
         if not flags & IORING_CQE_F_MORE:
             arm_records(driver, engine.tier)
+    elif operation == OPERATION_FILES:
+        driver.is_watching = flags & IORING_CQE_F_MORE != 0
+        answer_distrust(engine, engine.tier)
     elif OPERATION_PEER <= operation <= OPERATION_CANCEL:
         connection = &engine.connections[index]
         if (connection.generation & 0xFFFFFF) == (user_data >> 32 & 0xFFFFFF) and connection.state != CONNECTION_FREE:
@@ -603,9 +625,14 @@ cdef void reap(Engine *engine, Uring *driver) noexcept nogil:
                          or io_uring_cq_ready(&driver.ring.uring) > 0)
 
 
+cdef bint must_log(const Engine *engine) noexcept nogil:
+    """Whether lines wait, so that this thread will wake by itself before long."""
+    return engine.tier.can_answer and engine.log.used > 0 and not engine.log.writing
+
+
 cdef int one_turn(Engine *engine, Uring *driver, int64_t wait_us) noexcept nogil:
     cdef int result
-    if engine.tier is not NULL and wait_us and not tier_sleeps(engine.tier):
+    if engine.tier is not NULL and wait_us and not tier_sleeps(engine.tier, must_log(engine)):
         wait_us = 0
     if wait_us > SHORT_WAIT_US:
         arm_timer(engine, driver, wait_us)
@@ -616,8 +643,11 @@ cdef int one_turn(Engine *engine, Uring *driver, int64_t wait_us) noexcept nogil
     reap(engine, driver)
     if engine.tier is not NULL:
         tier_woke(engine.tier)
+        if engine.tier.can_answer:
+            answer_turn(engine, engine.tier)
+            arm_files(engine, driver)
         tier_consume(engine, engine.tier)
-        engine.more_input |= tier_has_records(engine.tier)
+        engine.more_input |= tier_has_news(engine.tier)
     if driver.accept_retry_us and not engine.draining:
         retry_accepts(engine, driver)
     turn_end(engine)
@@ -672,13 +702,14 @@ cdef class UringEngine(EngineThread):
             # Not every build has it.
             from batchbridge.cython_ext.bpf import KernelSide
             self.kernel_side = KernelSide(settings["max_connections"], settings["kernel_ring_size_bytes"],
-                                          [listener.fileno() for listener in listeners])
+                                          [listener.fileno() for listener in listeners], settings["sqpoll"])
             self.engine.tier = <Tier *><size_t>self.kernel_side.tier_address
 
     def stats(self):
         figures = super().stats()
         if self.kernel_side is not None:
             figures["kernel_side"] = self.kernel_side.stats()
+            self.kernel_side.add_answered(figures)
         return figures
 
     cdef open_ring(self, Uring *driver):
@@ -728,6 +759,10 @@ cdef class UringEngine(EngineThread):
         try:
             self.open_ring(driver)
             self.register_lanes(driver)
+            if engine.tier is not NULL and engine.tier.can_answer:
+                result = answer_begin(engine, engine.tier)
+                if result < 0:
+                    raise EngineError(f"the kernel thread that sends cannot ring a bell: {os.strerror(-result)}")
             self.started()
             with nogil:
                 result = loop(engine, driver)
