@@ -97,9 +97,9 @@ class Option:
     def metavar(self) -> str:
         """What the help shows in the value's place."""
         names = {
-            "address": "HOST:PORT", "addresses": "HOST:PORT", "app": "MODULE_OR_FILE:OBJECT", "core": "CPU", "count": "N",
-            "file_names": "NAME", "log": "PATH|-|off", "mime": "EXT=TYPE", "path": "PATH", "seconds": "DURATION",
-            "size": "SIZE", "token": "NAME", "url": "URL",
+            "address": "HOST:PORT", "addresses": "HOST:PORT", "app": "MODULE_OR_FILE:OBJECT", "core": "CPU",
+            "count": "N", "file_names": "NAME", "log": "PATH|-|off", "mime": "EXT=TYPE", "path": "PATH",
+            "seconds": "DURATION", "size": "SIZE", "token": "NAME", "url": "URL",
         }  # fmt: skip
         return "|".join(self.choices) or names.get(self.kind, "TEXT")
 
@@ -184,8 +184,8 @@ class Config:
         choices=ENGINES,
     )  # fmt: skip
     sqpoll: int | None = _option(
-        "server", "core", None, "Core whose kernel thread sends what the kernel engine's kernel side answers by itself.", 0,
-        4095,
+        "server", "core", None, "Core whose kernel thread sends what the engine kernel answers without user mode.",
+        0, 4095,
     )  # fmt: skip
     engine_threads: int = _option("server", "count", 1, "Threads of the engine, each with its own listener.", 1, 256)
     handler_threads: int = _option(

@@ -1,5 +1,5 @@
-# Answers that the kernel side gives by itself: what it sends, when it may, and what it tells of it afterwards. All of these
-# are only for a Tier that can_answer.
+# Answers that the kernel side gives by itself: what it sends, when it may, and what it tells of it afterwards. All of
+# these are only for a Tier that can_answer.
 from libc.stdint cimport uint32_t
 
 from batchbridge.cython_ext.cache cimport CacheObject
@@ -11,8 +11,8 @@ from batchbridge.cython_ext.tier cimport Tier, bb_hit
 cdef int answer_prepare(Tier *tier) noexcept nogil
 cdef void answer_free(Tier *tier) noexcept nogil
 
-# From now on the kernel side answers, the cache tells of what must not be sent any more, and what could not be sent rings
-# the engine's bell. 0 or -errno.
+# From now on the kernel side answers, the cache tells of what must not be sent any more, and what could not be sent
+# rings the engine's bell. 0 or -errno.
 cdef int answer_begin(Engine *engine, Tier *tier) noexcept nogil
 # It does not any more, and all that it has posted has left.
 cdef void answer_end(Tier *tier) noexcept nogil

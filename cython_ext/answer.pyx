@@ -2,21 +2,21 @@
 
 The rules:
 
-- What the kernel side sends of an image is a rendering: a whole response in memory, with its Date. It is valid until the
-  second, the object's time, or the trust in its file is over, and then the next request comes up as any hit does; user
+- What the kernel side sends of an image is a rendering: a whole response in memory, with its Date. It is valid until
+  its second, the object's time, or the trust in its file is over. Then the next request comes up as any hit does; user
   mode answers it, and renders anew. So an image costs one answer of user mode a second, and nothing where nobody asks.
 - An image has two renderings in turn. One is written again only when the head of the ring has passed all entries that
   may point to it, and no completion waits: bytes in flight don't change (law 4).
 - Order (law 1): `done` says to the kernel side that nothing is owed, and `out_user` how many bytes user mode will have
-  sent by then, counted when a response is taken and told before it is sent. Before anything of a connection is looked at
-  that was handed up after an answer, that answer has left, or what is left of it has become an Output.
+  sent by then, counted when a response is taken and told before it is sent. Before anything of a connection is looked
+  at that was handed up after an answer, that answer has left, or what is left of it has become an Output.
 - A withdrawal sets the generation to 0, which is looked at again under the kernel side's lock. A purge then waits until
   the ring is empty up to what had been written (law 3), as does who closes a descriptor (law 4).
-- The kernel side counts what it answers, and those counters are added to user mode's where they are told (law 7). With an
-  access log it tells of each answer, too, without waking anybody for less than half a ring of them.
+- The kernel side counts what it answers, and those counters are added to user mode's where they are told (law 7). With
+  an access log it tells of each answer, too, without waking anybody for less than half a ring of them.
 """
 from libc.errno cimport EAGAIN, ENOMEM
-from libc.stdint cimport int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset
 
@@ -230,8 +230,8 @@ cdef void retire(Tier *tier, uint32_t image) noexcept nogil:
 
 
 cdef uint64_t valid_until_ns(const Engine *engine, const CacheObject *object) noexcept nogil:
-    """When a rendering made now is to be replaced: at the end of the second that its Date tells, of a step of its Age, of
-    its object's time, or of the trust in its file."""
+    """When a rendering made now is to be replaced: at the end of the second that its Date tells, of a step of its Age,
+    of its object's time, or of the trust in its file; 0: it would be at once."""
     cdef uint64_t until_us = object.expires_us if object.expires_us else <uint64_t>-1
     cdef uint64_t now_ns = bb_now_us() * 1000
     cdef int64_t left_ns = (engine.wall_s + 1) * NS_PER_S - <int64_t>bb_wall_ns()

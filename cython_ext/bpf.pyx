@@ -158,7 +158,7 @@ cdef class KernelSide:
                               + (f" ({reason})" if reason else ""))
 
     cdef int choose_answering(self) except? -1:
-        """Tells the programs, which cannot be told later, whether they answer; maps that they do not need are left out."""
+        """Tells the programs, which cannot be told later, whether they answer; leaves out maps they do not need."""
         cdef size_t size_bytes = 0
         cdef const char *name
         cdef int result = 0

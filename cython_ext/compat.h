@@ -95,12 +95,12 @@ static inline void bb_prep_cookie(struct io_uring_sqe *entry, int fd, uint64_t *
 
 /* A ring in memory of the caller's (NO_MMAP: Linux 6.5, in memory of BPF maps 6.10), without an index array (NO_SQARRAY:
  * 6.6), whose entries a kernel thread on `core` submits, which sleeps after `idle_ms` without any. A descriptor or -errno. */
-static inline int bb_polled_ring(struct io_uring_params *p, uint32_t entries, uint32_t completions, void *ring, void *at,
-                                 uint32_t core, uint32_t idle_ms) {
+static inline int bb_polled_ring(struct io_uring_params *p, uint32_t entries, uint32_t completions, void *ring,
+                                 void *at, uint32_t core, uint32_t idle_ms) {
     int fd;
     memset(p, 0, sizeof *p);
-    p->flags = IORING_SETUP_SQPOLL | IORING_SETUP_SQ_AFF | IORING_SETUP_CQSIZE | IORING_SETUP_SUBMIT_ALL | 1u << 14 |
-               1u << 16;
+    p->flags =
+        IORING_SETUP_SQPOLL | IORING_SETUP_SQ_AFF | IORING_SETUP_CQSIZE | IORING_SETUP_SUBMIT_ALL | 1u << 14 | 1u << 16;
     p->cq_entries = completions;
     p->sq_thread_cpu = core;
     p->sq_thread_idle = idle_ms;

@@ -30,7 +30,7 @@ cdef int file_open(Engine *engine, const char *path, uint32_t path_length, uint6
 # nothing was told of a change since where its file lies. Where nothing is told, only time makes it worth another look.
 cdef bint file_is_trusted(Engine *engine, const CacheObject *object) noexcept nogil
 
-# A descriptor that becomes readable when something is changed in a directory that is watched; none where it is not above 0.
+# A descriptor that becomes readable when something is changed in a watched directory; none where it is not above 0.
 cdef int files_watch_fd(const Engine *engine) noexcept nogil
 
 # Whether a cached object still is what the path names: same file, same time, same length. It counts as compared now.

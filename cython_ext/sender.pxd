@@ -1,8 +1,8 @@
 # The ring whose entries the kernel side writes and a kernel thread submits (io_uring's SQPOLL), as user mode sees it.
 # Knows no connections and no HTTP.
 #
-# A position is how many entries came before it since the ring was set up; the head passes an entry when its send has been tried, and where
-# that fell short, its completion is there.
+# A position is how many entries came before it since the ring was set up. The head passes an entry when its send has
+# been tried; where that fell short, its completion is there by then.
 from libc.stdint cimport int32_t, uint32_t, uint64_t
 
 from batchbridge.cython_ext.ring cimport io_uring_cqe
@@ -23,9 +23,9 @@ cdef struct Sender:
     uint64_t wakes                  # of the thread
 
 
-# Sets the ring up in memory that the kernel side sees, with its thread on `core`, and lets the thread carry out an entry
-# that does nothing. `at`: gets the places of head, tail and flags, in 32-bit words. 0, or -errno; -ETIME: the thread does
-# nothing; -ENOSYS: the places are none that the kernel side can reach.
+# Sets the ring up in memory that the kernel side sees, with its thread on `core`, and lets that carry out an entry that
+# does nothing. `at`: gets the places of head, tail and flags, in 32-bit words. 0, or -errno; -ETIME: the thread does
+# nothing; -ENOSYS: the kernel side could not reach these places.
 cdef int sender_open(Sender *sender, void *ring, void *entries, int lock, uint32_t core, uint32_t *at) noexcept nogil
 # Whatever has not been submitted never will be.
 cdef void sender_close(Sender *sender) noexcept nogil
@@ -38,8 +38,8 @@ cdef uint64_t sender_written_behind(Sender *sender) noexcept nogil
 # The same without such a change.
 cdef uint64_t sender_written(Sender *sender) noexcept nogil
 cdef bint sender_has_passed(Sender *sender, uint64_t position) noexcept nogil
-# Waits until it has, some microseconds mostly. A thread that does nothing for seconds is given up, so in any case nothing
-# up to there will be sent any more when this returns.
+# Waits until it has, some microseconds mostly. A thread that does nothing for seconds is given up, so in any case
+# nothing up to there will be sent any more when this returns.
 cdef void sender_wait(Sender *sender, uint64_t position) noexcept nogil
 # Wakes the thread where it sleeps and there is something to send.
 cdef void sender_wake(Sender *sender) noexcept nogil

@@ -37,7 +37,7 @@ enum {
     BB_CHUNKS_MAX = 64,         /* packets of 120 KB were seen; longer ones go through the socket */
     BB_SENDS_MAX = 4096,        /* entries of the ring that the kernel side writes, a power of two */
     BB_SEND_COMPLETIONS_MAX = 65536,
-    BB_SEND_ROOM_BYTES = 4096, /* that a socket's send buffer must have beside the answer */
+    BB_SEND_ROOM_BYTES = 4096,   /* that a socket's send buffer must have beside the answer */
     BB_ANSWERED_UNIT_SHIFT = 20, /* bb_row.answered: nanoseconds are shifted by this */
 };
 
@@ -58,9 +58,10 @@ typedef struct {
     uint32_t pause;      /* back-pressure: bytes stay in the socket */
     int32_t fd;          /* the descriptor; -1: not known yet */
     uint32_t done;       /* the value of up, up to which all was received, answered and posted */
-    uint32_t out_user;   /* bytes of answers that user mode will have sent: stored before they are sent, and before done */
-    uint32_t closing;    /* nothing is to be posted any more */
-} bb_row;                /* a line of the processor's cache for each */
+    uint32_t
+        out_user;     /* bytes of answers that user mode will have sent: stored before they are sent, and before done */
+    uint32_t closing; /* nothing is to be posted any more */
+} bb_row;             /* a line of the processor's cache for each */
 
 /* What the kernel side tells, in the order in which it happened; a ring of them for each engine. */
 enum {
@@ -102,7 +103,7 @@ typedef struct {
     uint64_t address;
     uint64_t expires_ns; /* CLOCK_MONOTONIC */
     uint32_t length;
-    uint32_t generation; /* 0: there is none now. Never used twice for one place. */
+    uint32_t generation;       /* 0: there is none now. Never used twice for one place. */
     uint32_t image_generation; /* of the image that it answers */
     uint32_t buffer;           /* which of the image's two buffers it is: a failed send tells */
     uint32_t padding1[8];

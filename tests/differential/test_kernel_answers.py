@@ -1,7 +1,6 @@
 """What the kernel side answers by itself has the bytes that user mode would have sent, Date and Age aside."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -24,9 +23,8 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[bb.Server
     for engine in ("kernel", "io_uring"):
         require_engine(engine)
     root = make_root(tmp_path_factory.mktemp("answers"))
-    answering, plain = (
-        make(root=str(root), file_revalidate_s=60.0) for make in (make_answering, lambda **more: make_server("io_uring", **more))
-    )
+    answering = make_answering(root=str(root), file_revalidate_s=60.0)
+    plain = make_server("io_uring", root=str(root), file_revalidate_s=60.0)
     for server in (answering, plain):
         add_routes(server)
     with running(answering), running(plain):

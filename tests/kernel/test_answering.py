@@ -1,5 +1,5 @@
-"""The kernel side answers by itself what user mode has published, and nobody can tell: the same bytes, in order, with the
-right Date, none of them old, each counted and logged once."""
+"""The kernel side answers by itself what user mode has published, and nobody can tell: the same bytes, in order, with
+the right Date, none of them old, each counted and logged once."""
 
 import itertools
 import random
@@ -292,8 +292,8 @@ def test_out_of_order_around_a_known_request(wire: int, far_server: bb.Server) -
 
 
 def test_no_old_byte_after_a_purge() -> None:
-    """Readers hammer one key, which is purged thousands of times: an answer that was asked for after a purge had returned
-    is never older than it (law 3)."""
+    """Readers hammer one key, which is purged thousands of times: an answer that was asked for after a purge had
+    returned is never older than it (law 3)."""
     server = make_answering()
     current = known = 0
 
@@ -511,12 +511,12 @@ def test_what_does_not_go_together_is_refused(root: Path) -> None:
     for engine in ("epoll", "io_uring"):
         with pytest.raises(bb.ConfigError, match=f"sqpoll: .*'{engine}'"):
             bb.Config(engine=engine, sqpoll=0)
-    with pytest.raises(bb.ConfigError, match="sqpoll: .*engine_threads is 2"):
+    with pytest.raises(bb.ConfigError, match=r"sqpoll: .*engine_threads is 2"):
         bb.Config(engine="kernel", sqpoll=0, engine_threads=2)
     with pytest.raises(bb.ConfigError, match="sqpoll: -1"):
         bb.Config(engine="kernel", sqpoll=-1)
     server = bb.Server(root=root, bind="127.0.0.1:0", config=bb.Config(engine="kernel", sqpoll=4000))
-    with pytest.raises(bb.EngineError, match="core 4000 .*this machine has the cores"), server.running():
+    with pytest.raises(bb.EngineError, match=r"core 4000 .*this machine has the cores"), server.running():
         pass
 
 

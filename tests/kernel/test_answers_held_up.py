@@ -1,5 +1,5 @@
-"""Answers that the kernel side has posted and its thread has not sent yet: the server is stopped, and the kernel side is
-not. What then comes behind them, or takes their connection's place, must not overtake or get them."""
+"""Answers that the kernel side has posted and its thread has not sent yet: the server is stopped, and the kernel side
+is not. What then comes behind them, or takes their connection's place, must not overtake or get them."""
 
 import ctypes
 import os
@@ -67,8 +67,8 @@ def warmed(command: Command, client: Client) -> Reader:
 
 
 def until_held_up(command: Command, attempt: Callable[[], None], counter: str = "answered") -> None:
-    """Tries until what was sent to the stopped server had been answered by the kernel side; each attempt checks all that
-    must be true in any case."""
+    """Tries until what was sent to the stopped server had been answered by the kernel side (or another counter says
+    that it was as wanted); each attempt checks all that must be true in any case."""
     for _ in range(20):
         before = side(command)[counter]
         attempt()
@@ -156,6 +156,32 @@ def test_what_the_thread_cannot_send_user_mode_does(command: Command) -> None:
     until_held_up(command, attempt, "failed_sends")
     stats = command.stats()
     assert stats["requests"]["read"] == sum(stats["requests"]["outcomes"].values())
+
+
+@needs_pidfd
+def test_what_user_mode_still_has_to_send_goes_first(command: Command, root: Path) -> None:
+    """A send of user mode's fell short, with nothing owed any more; there is room again, and a known request comes."""
+    (root / "page").write_bytes(b"0123456789abcdef" * 500)
+    page, count = (root / "page").read_bytes(), 30
+
+    def attempt() -> None:
+        with Client(command.url, receive_buffer_bytes=65_536) as client:
+            reader = warmed(command, client)
+            with server_end(command, client) as own:
+                own.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16_384)
+            short = command.stats()["sends"]["short"]
+            client.send(head("GET", "/page") * count)
+            await_true(lambda: command.stats()["sends"]["short"] > short)
+            with stopped(command):
+                first = reader.response()
+                while not client.is_silent(0.05):
+                    reader.rest, client.rest = reader.rest + client.rest, b""
+                client.send(F)
+            assert first.endswith(page)
+            assert [reader.body() for _ in range(count - 1)] == [page] * (count - 1)
+            assert reader.body() == FILES["f"]
+
+    until_held_up(command, attempt, "unsent")
 
 
 @needs_pidfd
