@@ -95,12 +95,13 @@ cdef int try_thread(Sender *sender, bb_send_entries *entries) noexcept nogil:
     entries.entries[0].opcode = <uint8_t>IORING_OP_NOP
     bb_store_release(sender.tail, 1)
     bb_ring_enter(sender.fd, IORING_ENTER_SQ_WAKEUP)
-    while not sender_completion(sender, &user_data, &result) or not sender_has_passed(sender, 1):
+    while not sender_has_passed(sender, 1):
         if bb_now_us() > until_us:
             sender_close(sender)
             return -ETIME
         rest()
-    return 0
+    # Made before the head passed.
+    return 0 if sender_completion(sender, &user_data, &result) else -ETIME
 
 
 cdef void sender_close(Sender *sender) noexcept nogil:
