@@ -48,5 +48,7 @@ cdef void answer_distrust(Engine *engine, Tier *tier) noexcept nogil
 # All that was posted before a purge has left when this returns (law 3).
 cdef void answer_purged(Tier *tier) noexcept nogil
 
+# Whether the next record's line would find no room in the access log now, and it is worth waiting for.
+cdef bint answer_waits(const Engine *engine, Tier *tier) noexcept nogil
 # Writes the access log's line of an answer.
 cdef void answer_log(Engine *engine, const Tier *tier, uint32_t row, const bb_hit *hit) noexcept nogil

@@ -4,7 +4,7 @@ The rules:
 
 - What the kernel side sends of an image is a rendering: a whole response in memory, with its Date. It is valid until
   its second, the object's time, or the trust in its file is over. Then the next request comes up as any hit does; user
-  mode answers it, and renders anew. So an image costs one answer of user mode a second, and nothing where nobody asks.
+  mode answers it, and renders anew. So an image costs a rendering a second, and nothing where nobody asks.
 - An image has two renderings in turn. One is written again only when the head of the ring has passed all entries that
   may point to it, and no completion waits: bytes in flight don't change (law 4).
 - Order (law 1): `done` says to the kernel side that nothing is owed, and `out_user` how many bytes user mode will have
@@ -13,14 +13,15 @@ The rules:
 - A withdrawal sets the generation to 0, which is looked at again under the kernel side's lock. A purge then waits until
   the ring is empty up to what had been written (law 3), as does who closes a descriptor (law 4).
 - The kernel side counts what it answers, and those counters are added to user mode's where they are told (law 7). With
-  an access log it tells of each answer, too, without waking anybody for less than half a ring of them.
+  an access log it tells of each answer, too, and wakes user mode for a few hundred of them. These are not read faster
+  than the log takes their lines.
 """
 from libc.errno cimport EAGAIN, ENOMEM
 from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memset
 
-from batchbridge.cython_ext.accesslog cimport log_line
+from batchbridge.cython_ext.accesslog cimport log_has_room, log_line
 from batchbridge.cython_ext.cache cimport (
     OBJECT_FILE, OBJECT_STALE, OBJECT_UNLINKED, CacheObject, cache_mark_visited)
 from batchbridge.cython_ext.connection cimport connection_peer
@@ -52,6 +53,7 @@ cdef enum:
     NOT_IDLE = (IS_WRITING | IS_HELD | IS_EOF | IS_LAST | IS_PAUSED | IS_REFUSED | IS_FINAL | IS_CLOSING)
     COOKIE_SHIFT = 35                   # of an entry's name, see bb_send_name
     NS_PER_S = 1000000000
+    LOG_PATIENCE_US = 500000
 
 
 # --- life ------------------------------------------------------------------------------------------------------------
@@ -320,6 +322,17 @@ cdef void answer_purged(Tier *tier) noexcept nogil:
 
 
 # --- the access log --------------------------------------------------------------------------------------------------
+
+cdef bint answer_waits(const Engine *engine, Tier *tier) noexcept nogil:
+    if not tier.words.tells_answers or log_has_room(engine):
+        tier.held_since_us = 0
+        return False
+    # A log that nobody takes lines off must not hold the server up for longer, nor again before there was room.
+    if tier.held_since_us == 0:
+        tier.held_since_us = engine.now_us
+    tier.is_held = engine.now_us - tier.held_since_us < LOG_PATIENCE_US
+    return tier.is_held
+
 
 cdef void answer_log(Engine *engine, const Tier *tier, uint32_t row, const bb_hit *hit) noexcept nogil:
     # Its place is not used for another image before this record was read.

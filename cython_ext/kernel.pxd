@@ -15,6 +15,7 @@ cdef void tier_free(Tier *tier) noexcept nogil
 cdef void tier_consume(Engine *engine, Tier *tier) noexcept nogil
 cdef bint tier_sleeps(Tier *tier, bint looks_soon) noexcept nogil
 cdef void tier_woke(Tier *tier) noexcept nogil
+cdef bint tier_has_records(const Tier *tier) noexcept nogil
 # Whether there are records that somebody waits for: those that are only to be logged can wait.
 cdef bint tier_has_news(const Tier *tier) noexcept nogil
 

@@ -18,7 +18,8 @@ from libc.stdint cimport int32_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy, memset
 
-from batchbridge.cython_ext.answer cimport answer_free, answer_log, answer_prepare, answer_settle, answer_sleeps
+from batchbridge.cython_ext.answer cimport (
+    answer_free, answer_log, answer_prepare, answer_settle, answer_sleeps, answer_waits)
 from batchbridge.cython_ext.connection cimport connection_peer, received, received_end
 from batchbridge.cython_ext.core cimport (
     CONNECTION_CLOSES, CONNECTION_FREE, IS_EOF, IS_PAUSED, Connection, Engine)
@@ -405,6 +406,7 @@ cdef void tier_consume(Engine *engine, Tier *tier) noexcept nogil:
     cdef uint32_t header
     cdef char *at
     cdef bint has_seen_all = True
+    tier.is_held = False
     while tier.consumed != end:
         at = tier.records + (tier.consumed & tier.record_mask)
         header = bb_load_acquire(<const uint32_t *>at)
@@ -412,6 +414,9 @@ cdef void tier_consume(Engine *engine, Tier *tier) noexcept nogil:
             has_seen_all = False        # another processor is writing it
             break
         if not header & RECORD_DISCARDED:
+            if tier.can_answer and answer_waits(engine, tier):
+                has_seen_all = False
+                break
             on_record(engine, tier, <const bb_record *>(at + RECORD_HEADER_SIZE_BYTES))
         header &= ~<uint32_t>(RECORD_BUSY | RECORD_DISCARDED)
         tier.consumed += (header + RECORD_HEADER_SIZE_BYTES + 7) & ~<uint64_t>7

@@ -157,6 +157,8 @@ cdef struct Tier:
     # What the kernel side answers by itself (answer.pyx).
     bint can_answer                 # it was loaded to do so
     uint64_t taken                  # records, but for patient ones
+    uint64_t held_since_us          # 0, or since when a line waits for room in the access log
+    bint is_held                    # and records behind it are not taken
     bb_answer *answers
     Answered *answered
     Sender sender

@@ -32,7 +32,8 @@ from batchbridge.cython_ext.core cimport (
 from batchbridge.cython_ext.engine cimport EngineThread, turn_begin, turn_end, turn_goes_on, turn_wait_us
 from batchbridge.cython_ext.files cimport files_watch_fd
 from batchbridge.cython_ext.kernel cimport (
-    tier_consume, tier_cookie_known, tier_has_news, tier_left, tier_pause, tier_resume, tier_sleeps, tier_woke)
+    tier_consume, tier_cookie_known, tier_has_news, tier_has_records, tier_left, tier_pause, tier_resume,
+    tier_sleeps, tier_woke)
 from batchbridge.cython_ext.publish cimport publish_end
 from batchbridge.cython_ext.ring cimport *
 from batchbridge.cython_ext.send cimport (
@@ -80,6 +81,7 @@ cdef enum:
     SOCKADDR_IN6_SIZE = 28
     SHORT_WAIT_US = 20000           # longer waits are timer entries, which cost nothing while they are not due
     ACCEPT_RETRY_US = 100000
+    HELD_WAIT_US = 1000
     NEVER_US = 0x7FFFFFFFFFFFFFFF
 
 
@@ -632,8 +634,11 @@ cdef bint must_log(const Engine *engine) noexcept nogil:
 
 cdef int one_turn(Engine *engine, Uring *driver, int64_t wait_us) noexcept nogil:
     cdef int result
-    if engine.tier is not NULL and wait_us and not tier_sleeps(engine.tier, must_log(engine)):
-        wait_us = 0
+    if engine.tier is not NULL and wait_us:
+        if engine.tier.is_held:
+            wait_us = HELD_WAIT_US          # until the log was written, which ends the wait
+        elif not tier_sleeps(engine.tier, must_log(engine)):
+            wait_us = 0
     if wait_us > SHORT_WAIT_US:
         arm_timer(engine, driver, wait_us)
         wait_us = -1
@@ -647,7 +652,7 @@ cdef int one_turn(Engine *engine, Uring *driver, int64_t wait_us) noexcept nogil
             answer_turn(engine, engine.tier)
             arm_files(engine, driver)
         tier_consume(engine, engine.tier)
-        engine.more_input |= tier_has_news(engine.tier)
+        engine.more_input |= tier_has_news(engine.tier) and not engine.tier.is_held
     if driver.accept_retry_us and not engine.draining:
         retry_accepts(engine, driver)
     turn_end(engine)
@@ -672,6 +677,10 @@ cdef int loop(Engine *engine, Uring *driver) noexcept nogil:
     return 0 if result == -EAGAIN else result
 
 
+cdef bint has_records(const Engine *engine) noexcept nogil:
+    return engine.tier is not NULL and tier_has_records(engine.tier)
+
+
 cdef void wind_up(Engine *engine, Uring *driver) noexcept nogil:
     """Closes what is open and lets the log be written, for a second at most."""
     cdef uint32_t index
@@ -683,7 +692,7 @@ cdef void wind_up(Engine *engine, Uring *driver) noexcept nogil:
     for index in range(engine.connections_made):
         driver_tear_down(engine, &engine.connections[index])
     while engine.now_us < until_us and (engine.open_connections or engine.log.used or engine.log.writing
-                                        or engine.counters.zero_copy_pending):
+                                        or engine.counters.zero_copy_pending or has_records(engine)):
         log_flush(engine)
         one_turn(engine, driver, 1000)
 

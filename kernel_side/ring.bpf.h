@@ -26,11 +26,11 @@ static __always_inline uint64_t wake(bb_words *shared) {
 
 /* The same for a record that can wait, where user mode will look by itself before long. */
 static __always_inline uint64_t wake_for_many(bb_words *shared) {
-    uint64_t filled = bpf_ringbuf_query(&records, BPF_RB_AVAIL_DATA),
-             size = bpf_ringbuf_query(&records, BPF_RB_RING_SIZE);
     __sync_fetch_and_add(&shared->records, 1);
     __sync_fetch_and_add(&shared->patient_records, 1);
-    if (*(volatile uint32_t *)&shared->sleeps == BB_LOOKS_SOON && 2 * filled < size) return BPF_RB_NO_WAKEUP;
+    if (*(volatile uint32_t *)&shared->sleeps == BB_LOOKS_SOON &&
+        bpf_ringbuf_query(&records, BPF_RB_AVAIL_DATA) < BB_PATIENT_SIZE_BYTES_MAX)
+        return BPF_RB_NO_WAKEUP;
     return wake_sleeper(shared);
 }
 

@@ -37,8 +37,9 @@ enum {
     BB_CHUNKS_MAX = 64,         /* packets of 120 KB were seen; longer ones go through the socket */
     BB_SENDS_MAX = 4096,        /* entries of the ring that the kernel side writes, a power of two */
     BB_SEND_COMPLETIONS_MAX = 65536,
-    BB_SEND_ROOM_BYTES = 4096,   /* that a socket's send buffer must have beside the answer */
-    BB_ANSWERED_UNIT_SHIFT = 20, /* bb_row.answered: nanoseconds are shifted by this */
+    BB_SEND_ROOM_BYTES = 4096,         /* that a socket's send buffer must have beside the answer */
+    BB_ANSWERED_UNIT_SHIFT = 20,       /* bb_row.answered: nanoseconds are shifted by this */
+    BB_PATIENT_SIZE_BYTES_MAX = 32768, /* of the ring, that may fill with what can wait */
 };
 
 /* One connection, as both sides see it. Each field has one writer. */
@@ -148,7 +149,7 @@ typedef struct {
 enum {
     BB_AWAKE = 0,
     BB_SLEEPS,
-    BB_LOOKS_SOON, /* it will look by itself before long: what can wait wakes it only where the ring is half full */
+    BB_LOOKS_SOON, /* it will look by itself before long: what can wait wakes it only when there is much of it */
 };
 
 /* Words that both sides look at, and counters. */

@@ -2,6 +2,7 @@
 the right Date, none of them old, each counted and logged once."""
 
 import itertools
+import json
 import random
 import threading
 import time
@@ -16,7 +17,7 @@ import batchbridge as bb
 from support.accesslog import parse
 from support.answering import DATE, Reader, make_answering, until_answered
 from support.segments import NETWORK, Peer, tunnel
-from support.serving import running
+from support.serving import run_command, running
 from support.wire import Client, await_true, head, together
 
 from .conftest import FILES, echoing, side
@@ -88,6 +89,21 @@ def test_lines_are_written_while_the_server_runs(root: Path, tmp_path_factory: p
         loops = server.stats()["engine"]["loops"] - loops
         await_true(lambda: len(parse(log.read_text())) >= before + 2000)
         assert loops < 1000, side(server)
+
+
+def test_a_flood_of_answers_is_logged_and_counted(root: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """More of them than the log's buffers hold at once: none is lost, and the client has counted as many."""
+    folder = tmp_path_factory.mktemp("log")
+    log = folder / "access.log"
+    with running(make_answering(root=str(root), access_log=str(log), access_log_buffer_size_bytes=65_536)) as server:
+        target = f"{server.url}/f"
+        done = run_command("bench", "load", target, "--connections", "32", "--seconds", "1", "--json", folder=folder)
+    assert done.returncode == 0, done.stderr
+    stats, asked = server.stats(), json.loads(done.stdout)
+    assert stats["kernel_side"]["answered"] > 0
+    assert stats["requests"]["read"] == stats["log"]["lines"] == log.read_bytes().count(b"\n")
+    assert stats["log"]["lines_lost"] == 0
+    assert asked["requests"] <= stats["requests"]["read"] <= asked["requests"] + 2  # and what it warms up with
 
 
 def test_user_mode_has_no_part(server: bb.Server) -> None:
