@@ -243,12 +243,15 @@ cdef uint64_t valid_until_ns(const Engine *engine, const CacheObject *object) no
         until_us = min(until_us, object.checked_us + ((engine.now_us - object.checked_us) // 1000000 + 1) * 1000000)
     if left_ns <= 0 or left_ns > NS_PER_S or until_us <= engine.now_us:
         return 0
-    return min(now_ns + <uint64_t>left_ns, now_ns + min(until_us - engine.now_us, <uint64_t>1000000) * 1000)
+    return min(now_ns + <uint64_t>left_ns, min(until_us, engine.now_us + 1000000) * 1000)
 
 
 cdef bint has_room(Tier *tier, Rendering *rendering, uint32_t needed) noexcept nogil:
     """Whether the rendering may be written: its bytes are not on their way, and there are enough of them."""
-    if rendering.bytes is not NULL and not sender_has_passed(&tier.sender, rendering.left_at):
+    if not sender_has_passed(&tier.sender, rendering.left_at):
+        return False
+    # In this order: what fell short is told before the head passes, and then the rest of it is still to be sent.
+    if sender_has_completions(&tier.sender):
         return False
     if rendering.size_bytes >= needed:
         return True
@@ -278,8 +281,7 @@ cdef void answer_render(Engine *engine, Tier *tier, uint32_t image) noexcept nog
         return
     answer_count(tier, image, object)
     until_ns = valid_until_ns(engine, object)
-    # A completion that waits may name what is to be written.
-    if until_ns == 0 or sender_has_completions(&tier.sender):
+    if until_ns == 0:
         return
     describe_known(engine, &tier.published[image].head, object, &response)
     if not has_room(tier, rendering, response_size_bytes_max(&response)):

@@ -216,6 +216,7 @@ cdef void on_opened(Tier *tier, const bb_record *record) noexcept nogil:
     cdef bb_row *row = &tier.rows[record.row]
     state.is_open = 1
     state.peer = (<const bb_peer *>(record + 1))[0]
+    state.settled = row.settled
     row.spill_seen = 0
     row.pause = 0
     table_put(&tier.by_cookie, record.cookie, record.row)
