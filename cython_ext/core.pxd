@@ -149,8 +149,9 @@ cdef enum ConnectionFlag:
     IS_PAUSED = 32                  # the driver receives nothing more until resumed
     IS_RECEIVING = 64               # driver's: a receive is armed
     IS_REFUSED = 128                # the rest of its bytes are read and dropped
-    IS_CLOSING = 512                # driver's: its descriptor is being closed behind its last response
     IS_FINAL = 256                  # its last request is in user mode: no other one is looked at
+    IS_CLOSING = 512                # driver's: its descriptor is being closed behind its last response
+    IS_FINISHING = 1024             # driver's: FIN is about to be sent, so its descriptor must still be its own
 
 
 cdef struct Connection:
