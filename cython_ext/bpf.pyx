@@ -241,7 +241,7 @@ cdef class KernelSide:
         cdef Tier *tier = &self.tier
         return {"records": tier.words.records, "packets": tier.words.packets, "hits": tier.words.hits,
                 "stale": tier.words.stale, "overlaps": tier.words.overlaps, "nested": tier.words.nested,
-                "connections": tier.words.opened, "untracked": tier.words.untracked, "spills": tier.words.spills,
+                "wakes": tier.words.wakes, "connections": tier.words.opened, "untracked": tier.words.untracked, "spills": tier.words.spills,
                 "drained_bytes": tier.drained_bytes, "gaps": tier.gaps, "images": tier.words.image_count,
                 "answered": tier.words.answered, "owed": tier.words.owed, "unsent": tier.words.unsent,
                 "outdated": tier.words.outdated, "crowded": tier.words.crowded, "doorbells": tier.words.doorbells,

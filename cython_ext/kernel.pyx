@@ -327,6 +327,19 @@ cdef void keep_early(RowState *state, const bb_record *record, const char *data)
     state.has_early_end = record.type == BB_END
 
 
+cdef void note_busy(Tier *tier, uint32_t row) noexcept nogil:
+    cdef uint32_t index
+    if tier.busy_count > BUSY_ROWS_MAX:
+        return
+    for index in range(tier.busy_count):
+        if tier.busy[index] == row:
+            return
+    if tier.busy_count < BUSY_ROWS_MAX:
+        tier.busy[tier.busy_count] = row
+        tier.states[row].busy_turns += tier.states[row].busy_turns < 255
+    tier.busy_count += 1
+
+
 cdef void on_bytes(Engine *engine, Tier *tier, const bb_record *record, const char *data) noexcept nogil:
     cdef RowState *state = &tier.states[record.row]
     cdef Connection *connection
@@ -336,6 +349,7 @@ cdef void on_bytes(Engine *engine, Tier *tier, const bb_record *record, const ch
     if connection is NULL:
         keep_early(state, record, data)
         return
+    note_busy(tier, record.row)
     if record.up != state.received and not fill_gap(engine, tier, record.row, connection, record.up):
         engine.driver.tear_down(engine, connection)
         return
@@ -354,6 +368,7 @@ cdef void on_hit(Engine *engine, Tier *tier, const bb_record *record, const bb_h
     if connection is NULL or record.up != state.received:
         on_bytes(engine, tier, record, <const char *>tier.images[hit.image].words)
         return
+    note_busy(tier, record.row)
     state.received += record.length
     recognised(engine, connection, hit, record.length)
 

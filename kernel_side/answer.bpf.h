@@ -73,9 +73,10 @@ static __always_inline void ring_doorbell(bb_words *shared, bb_row *row, uint32_
 }
 
 /* Writes the entry, unless something has changed meanwhile; 0 or -1. */
-static __always_inline int post(bb_words *shared, bb_row *row, const bb_record *head, uint32_t number, bb_answer *answer,
-                                uint32_t generation) {
-    uint32_t zero = 0, head_at = shared->sends_head_at & RING_WORD_MASK, tail_at = shared->sends_tail_at & RING_WORD_MASK;
+static __always_inline int post(bb_words *shared, bb_row *row, const bb_record *head, uint32_t number,
+                                bb_answer *answer, uint32_t generation) {
+    uint32_t zero = 0, head_at = shared->sends_head_at & RING_WORD_MASK,
+             tail_at = shared->sends_tail_at & RING_WORD_MASK;
     uint32_t flags_at = shared->sends_flags_at & RING_WORD_MASK, tail, posted = 0;
     bb_send_ring *ring = bpf_map_lookup_elem(&send_ring, &zero);
     bb_send_entries *space = bpf_map_lookup_elem(&send_entries, &zero);
@@ -170,6 +171,6 @@ static __always_inline int answer(struct bpf_sock *socket, bb_words *shared, bb_
     }
     row->answered = (uint32_t)(now_ns >> BB_ANSWERED_UNIT_SHIFT);
     count(&shared->hits);
-    if (record) bpf_ringbuf_submit(record, wake_for_many(shared));
+    if (record) bpf_ringbuf_submit(record, wake_for_many(shared, &record->head));
     return 0;
 }

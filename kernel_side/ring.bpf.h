@@ -10,27 +10,48 @@ struct hit_record {
     bb_hit hit;
 };
 
-static __always_inline uint64_t wake_sleeper(bb_words *shared) {
-    uint32_t sleeps = *(volatile uint32_t *)&shared->sleeps;
-    if (!sleeps || !__sync_val_compare_and_swap(&shared->sleeps, sleeps, BB_AWAKE)) return BPF_RB_NO_WAKEUP;
+enum { WAKE_ATTEMPTS = 4 };
+
+/* Whether the packet that a record is of wakes user mode when this program has returned, since that polls its socket. */
+static __always_inline int packet_wakes(bb_words *shared, const bb_record *head) {
+    if (head->type != BB_BYTES && head->type != BB_END && head->type != BB_HIT) return 0;
+    for (int index = 0; index < BB_POLLED_ROWS_MAX; index++)
+        if (*(volatile uint32_t *)&shared->polled_rows[index] == head->row + 1) return 1;
+    return 0;
+}
+
+/* One packet wakes; of two that come before user mode runs, io_uring may tell nothing. So the second wakes for sure. */
+static __always_inline uint64_t wake_sleeper(bb_words *shared, const bb_record *head) {
+    for (int attempt = 0; attempt < WAKE_ATTEMPTS; attempt++) {
+        uint32_t sleeps = *(volatile uint32_t *)&shared->sleeps;
+        if (sleeps == BB_AWAKE) return BPF_RB_NO_WAKEUP;
+        if (__sync_val_compare_and_swap(&shared->sleeps, sleeps, sleeps == BB_RUNG ? BB_AWAKE : BB_RUNG) != sleeps)
+            continue;
+        if (sleeps == BB_RUNG) break;
+        if (packet_wakes(shared, head)) return BPF_RB_NO_WAKEUP;
+        *(volatile uint32_t *)&shared->sleeps = BB_AWAKE;
+        break;
+    }
+    count(&shared->wakes);
     return BPF_RB_FORCE_WAKEUP;
 }
 
 /* Flags for submitting a record that has been reserved. User mode writes "I sleep" before it looks at the ring for the
  * last time, so one of the two sides sees the other. The atomic addition orders the reservation before the look: one that
  * yields a value is a full barrier, also where the processor would not make it one by itself. */
-static __always_inline uint64_t wake(bb_words *shared) {
+static __always_inline uint64_t wake(bb_words *shared, const bb_record *head) {
     __sync_fetch_and_add(&shared->records, 1);
-    return wake_sleeper(shared);
+    return wake_sleeper(shared, head);
 }
 
 /* The same for a record that can wait, where user mode will look by itself before long. */
-static __always_inline uint64_t wake_for_many(bb_words *shared) {
-    uint64_t filled = bpf_ringbuf_query(&records, BPF_RB_AVAIL_DATA), size = bpf_ringbuf_query(&records, BPF_RB_RING_SIZE);
+static __always_inline uint64_t wake_for_many(bb_words *shared, const bb_record *head) {
+    uint64_t filled = bpf_ringbuf_query(&records, BPF_RB_AVAIL_DATA),
+             size = bpf_ringbuf_query(&records, BPF_RB_RING_SIZE);
     __sync_fetch_and_add(&shared->records, 1);
     __sync_fetch_and_add(&shared->patient_records, 1);
     if (*(volatile uint32_t *)&shared->sleeps == BB_LOOKS_SOON && 2 * filled < size) return BPF_RB_NO_WAKEUP;
-    return wake_sleeper(shared);
+    return wake_sleeper(shared, head);
 }
 
 /* A record without bytes; -1: the ring is full. */
@@ -38,7 +59,7 @@ static __always_inline int tell(bb_words *shared, const bb_record *head) {
     bb_record *record = bpf_ringbuf_reserve(&records, sizeof *record, 0);
     if (!record) return -1;
     *record = *head;
-    bpf_ringbuf_submit(record, wake(shared));
+    bpf_ringbuf_submit(record, wake(shared, head));
     return 0;
 }
 
@@ -54,7 +75,7 @@ static __always_inline int tell_few(struct __sk_buff *skb, bb_words *shared, con
         bpf_ringbuf_discard(record, BPF_RB_NO_WAKEUP);
         return -1;
     }
-    bpf_ringbuf_submit(record, wake(shared));
+    bpf_ringbuf_submit(record, wake(shared, head));
     return 0;
 }
 
@@ -89,6 +110,6 @@ static __always_inline int tell_many(struct __sk_buff *skb, bb_words *shared, co
         bpf_ringbuf_discard_dynptr(&space, BPF_RB_NO_WAKEUP);
         return -1;
     }
-    bpf_ringbuf_submit_dynptr(&space, wake(shared));
+    bpf_ringbuf_submit_dynptr(&space, wake(shared, head));
     return 0;
 }

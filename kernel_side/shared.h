@@ -38,6 +38,7 @@ enum {
     BB_SENDS_MAX = 4096,        /* entries of the ring that the kernel side writes, a power of two */
     BB_SEND_COMPLETIONS_MAX = 65536,
     BB_SEND_ROOM_BYTES = 4096, /* that a socket's send buffer must have beside the answer */
+    BB_POLLED_ROWS_MAX = 4,
     BB_ANSWERED_UNIT_SHIFT = 20, /* bb_row.answered: nanoseconds are shifted by this */
 };
 
@@ -58,9 +59,10 @@ typedef struct {
     uint32_t pause;      /* back-pressure: bytes stay in the socket */
     int32_t fd;          /* the descriptor; -1: not known yet */
     uint32_t done;       /* the value of up, up to which all was received, answered and posted */
-    uint32_t out_user;   /* bytes of answers that user mode will have sent: stored before they are sent, and before done */
-    uint32_t closing;    /* nothing is to be posted any more */
-} bb_row;                /* a line of the processor's cache for each */
+    uint32_t
+        out_user;     /* bytes of answers that user mode will have sent: stored before they are sent, and before done */
+    uint32_t closing; /* nothing is to be posted any more */
+} bb_row;             /* a line of the processor's cache for each */
 
 /* What the kernel side tells, in the order in which it happened; a ring of them for each engine. */
 enum {
@@ -102,7 +104,7 @@ typedef struct {
     uint64_t address;
     uint64_t expires_ns; /* CLOCK_MONOTONIC */
     uint32_t length;
-    uint32_t generation; /* 0: there is none now. Never used twice for one place. */
+    uint32_t generation;       /* 0: there is none now. Never used twice for one place. */
     uint32_t image_generation; /* of the image that it answers */
     uint32_t buffer;           /* which of the image's two buffers it is: a failed send tells */
     uint32_t padding1[8];
@@ -147,6 +149,7 @@ typedef struct {
 enum {
     BB_AWAKE = 0,
     BB_SLEEPS,
+    BB_RUNG,       /* it slept, and will be woken by a packet: see bb_words.polled_rows */
     BB_LOOKS_SOON, /* it will look by itself before long: what can wait wakes it only where the ring is half full */
 };
 
@@ -157,7 +160,8 @@ typedef struct {
     uint32_t answering;   /* what is recognised may be answered by the kernel side */
     uint32_t tells_answers;
     uint32_t sends_head_at, sends_tail_at, sends_flags_at; /* of bb_send_ring.words */
-    uint32_t padding1[9];
+    uint32_t polled_rows[BB_POLLED_ROWS_MAX]; /* + 1: user mode polls their sockets, whose packets wake it */
+    uint32_t padding1[5];
     /* Written by the kernel side. */
     uint32_t spills;      /* connections that began to go through their socket */
     uint32_t lost_closes; /* BB_CLOSED that found the ring full: rows are to be looked through */
@@ -179,6 +183,7 @@ typedef struct {
     uint64_t outdated; /* there was no answer, or its time was over */
     uint64_t crowded;  /* no room in the send buffer, or in a ring */
     uint64_t doorbells;
+    uint64_t wakes; /* of user mode, by an interrupt */
 } bb_words;
 
 /* 64-bit hash of an image, four lanes wide: words by fours, missing ones 0. */
