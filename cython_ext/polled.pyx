@@ -11,9 +11,9 @@ The rules:
   a poll is told of each packet, also while nobody sleeps, which many connections would pay more for than they save.
 - A row stands in `polled_rows` from when its poll is in place until before that ends, and changes there only while the
   engine is awake. So whoever finds the engine asleep finds a poll where the row says so.
-- io_uring looks at the socket again where it was told twice before this thread has run, finds it empty, since the
-  packets were taken, and says nothing. So of packets that find the engine asleep the kernel side leaves only the first
-  to the poll, and wakes by the second itself (BB_RUNG).
+- io_uring looks at a socket again where it was told of it twice before this thread has run, finds it empty, since the
+  packets were taken, and says nothing. So where a second packet of that socket comes first, the kernel side wakes by
+  itself (BB_RUNG).
 - That a packet which was taken completes a poll is how this kernel works, and nobody's promise. So the kernel side goes
   on waking until a poll has completed for a packet that was taken (`is_proven`); then the engine sleeps for PATIENCE_US
   at a time as long as it relies on polls, and gives them up where that finds what nobody woke it for. When nothing has
@@ -84,7 +84,7 @@ cdef void polled_woke(Engine *engine, const Ring *ring, PolledSockets *polled) n
     if polled.trusted_count == 0 or io_uring_cq_ready(&ring.uring):
         return
     sleeps = bb_load_acquire(&engine.tier.words.sleeps)
-    if sleeps == BB_RUNG:
+    if sleeps >= BB_RUNG:
         polled.lost_wakes += 1
     elif sleeps == BB_SLEEPS:
         polled.rests = 1

@@ -724,6 +724,8 @@ cdef class UringEngine(EngineThread):
         figures = super().stats()
         if self.kernel_side is not None:
             figures["kernel_side"] = self.kernel_side.stats()
+            if self.engine.driver_data is not NULL:
+                figures["kernel_side"]["lost_wakes"] = driver_of(self.engine).polled.lost_wakes
             self.kernel_side.add_answered(figures)
         return figures
 

@@ -10,25 +10,30 @@ struct hit_record {
     bb_hit hit;
 };
 
-enum { WAKE_ATTEMPTS = 4 };
-
-/* Whether the packet that a record is of wakes user mode when this program has returned, since that polls its socket. */
-static __always_inline int packet_wakes(bb_words *shared, const bb_record *head) {
-    if (head->type != BB_BYTES && head->type != BB_END && head->type != BB_HIT) return 0;
-    for (int index = 0; index < BB_POLLED_ROWS_MAX; index++)
-        if (*(volatile uint32_t *)&shared->polled_rows[index] == head->row + 1) return 1;
-    return 0;
+/* The place in polled_rows of the row that a record is of, if it is one of a packet: -1, there is none. */
+static __always_inline int polled_place(bb_words *shared, const bb_record *head) {
+    if (head->type != BB_BYTES && head->type != BB_END && head->type != BB_HIT) return -1;
+    for (int place = 0; place < BB_POLLED_ROWS_MAX; place++)
+        if (*(volatile uint32_t *)&shared->polled_rows[place] == head->row + 1) return place;
+    return -1;
 }
 
-/* One packet wakes; of two that come before user mode runs, io_uring may tell nothing. So the second wakes for sure. */
+enum { WAKE_ATTEMPTS = 4 };
+
+/* Where user mode polls a packet's socket it is woken by that, when this program has returned. But of two packets that
+ * come to one socket before user mode runs, io_uring tells nothing at all: the second wakes for sure. */
 static __always_inline uint64_t wake_sleeper(bb_words *shared, const bb_record *head) {
     for (int attempt = 0; attempt < WAKE_ATTEMPTS; attempt++) {
-        uint32_t sleeps = *(volatile uint32_t *)&shared->sleeps;
+        uint32_t sleeps = *(volatile uint32_t *)&shared->sleeps, next = BB_AWAKE;
+        int place;
         if (sleeps == BB_AWAKE) return BPF_RB_NO_WAKEUP;
-        if (__sync_val_compare_and_swap(&shared->sleeps, sleeps, sleeps == BB_RUNG ? BB_AWAKE : BB_RUNG) != sleeps)
-            continue;
-        if (sleeps == BB_RUNG) break;
-        if (packet_wakes(shared, head)) return BPF_RB_NO_WAKEUP;
+        place = polled_place(shared, head);
+        if (sleeps >= BB_RUNG && place != (int)(sleeps - BB_RUNG)) return BPF_RB_NO_WAKEUP;
+        if (sleeps < BB_RUNG && place >= 0) next = BB_RUNG + place;
+        if (__sync_val_compare_and_swap(&shared->sleeps, sleeps, next) != sleeps) continue;
+        if (next == BB_AWAKE) break;
+        /* The swap was a barrier: what user mode had changed before it slept is seen now. */
+        if (polled_place(shared, head) == place) return BPF_RB_NO_WAKEUP;
         *(volatile uint32_t *)&shared->sleeps = BB_AWAKE;
         break;
     }

@@ -149,8 +149,8 @@ typedef struct {
 enum {
     BB_AWAKE = 0,
     BB_SLEEPS,
-    BB_RUNG,       /* it slept, and will be woken by a packet: see bb_words.polled_rows */
     BB_LOOKS_SOON, /* it will look by itself before long: what can wait wakes it only where the ring is half full */
+    BB_RUNG,       /* it slept, and will be woken by a packet of polled_rows[words.sleeps - BB_RUNG] */
 };
 
 /* Words that both sides look at, and counters. */
