@@ -33,11 +33,19 @@ cdef extern from "<liburing.h>" nogil:
         unsigned int flags
         int ring_fd
 
+    struct io_sqring_offsets:       # bytes from the ring's first
+        uint32_t head, tail, flags
+
+    struct io_cqring_offsets:
+        uint32_t head, tail, ring_mask, cqes
+
     struct io_uring_params:
         uint32_t sq_entries
         uint32_t cq_entries
         uint32_t flags
         uint32_t features
+        io_sqring_offsets sq_off
+        io_cqring_offsets cq_off
 
     struct io_uring_buf
     struct io_uring_buf_ring
@@ -62,6 +70,7 @@ cdef extern from "<liburing.h>" nogil:
                                          void *) noexcept
     int io_uring_submit_and_get_events(io_uring *) noexcept
     unsigned int io_uring_peek_batch_cqe(io_uring *, io_uring_cqe **, unsigned int) noexcept
+    unsigned int io_uring_sq_ready(const io_uring *) noexcept
     unsigned int io_uring_cq_ready(const io_uring *) noexcept
     void io_uring_cq_advance(io_uring *, unsigned int) noexcept
     void io_uring_prep_multishot_accept_direct(io_uring_sqe *, int, void *, void *, int) noexcept
