@@ -90,8 +90,8 @@ cdef class Store:
     def insert(self, bytes key, bytes payload=b"", *, tags=(), uint64_t expires_us=0, bint is_file=False):
         """Puts an object in; False: it was refused. Moments count from any zero; expires_us 0: never."""
         cdef bytes text = b"".join(tag + b"\0" for tag in tags)
-        cdef CacheObject *object = object_new(hash_bytes(key, <uint32_t>len(key), SEED), key, <uint32_t>len(key), 0,
-                                              <uint32_t>len(text), len(payload))
+        cdef CacheObject *object = object_new(self.cache, hash_bytes(key, <uint32_t>len(key), SEED), key,
+                                              <uint32_t>len(key), 0, <uint32_t>len(text), len(payload))
         if object is NULL:
             raise MemoryError
         memcpy(object_tags(object), <const char *>text, len(text))
@@ -152,6 +152,11 @@ cdef class Store:
         return cache_stats(self.cache)
 
     @property
+    def chunks(self):
+        """How many chunks of slots there are."""
+        return self.cache.slots.chunk_count
+
+    @property
     def epoch(self):
         """That of the last purge of a group."""
         return self.cache.groups.epoch
@@ -170,8 +175,8 @@ cdef class Store:
         cdef CacheObject *object
         cdef uint32_t tags_length = <uint32_t>len(tag) + 1 if tag else 0
         snprintf(key, sizeof(key), b"/numbers/%08u", number)
-        object = object_new(hash_bytes(key, NUMBER_KEY_LENGTH, SEED), key, NUMBER_KEY_LENGTH, 0, tags_length,
-                            payload_length)
+        object = object_new(self.cache, hash_bytes(key, NUMBER_KEY_LENGTH, SEED), key, NUMBER_KEY_LENGTH, 0,
+                            tags_length, payload_length)
         if object is NULL:
             raise MemoryError
         if tag:

@@ -7,6 +7,7 @@ from batchbridge.cython_ext.bridge cimport Completion, Lane, Policy, Slab, SlabP
 from batchbridge.cython_ext.cache cimport Cache, CacheObject
 from batchbridge.cython_ext.chunked cimport ChunkDecoder
 from batchbridge.cython_ext.machine cimport Machine
+from batchbridge.cython_ext.multipart cimport Multipart
 from batchbridge.cython_ext.parse cimport Head, HeadLimits, Slice
 from batchbridge.cython_ext.tier cimport Tier
 
@@ -118,8 +119,9 @@ cdef struct Input:
 # A response that did not leave at once: it is large, or the client reads slowly.
 cdef struct Output:
     char *prefix                    # heap: bytes that go first (header lines, the rest of a short send)
-    uint32_t prefix_length
-    uint32_t prefix_sent
+    const char *text                # under way: the prefix, and later what comes before a part's bytes
+    uint32_t text_length
+    uint32_t text_sent
     uint8_t begun                   # a piece of it is under way
     uint8_t zero_copy
     Answer *answer                  # what `body` belongs to
@@ -131,6 +133,9 @@ cdef struct Output:
     char *chunk                     # heap: the file's bytes under way
     uint32_t chunk_length
     uint32_t chunk_sent
+    Multipart *parts                # NULL: the body is in one piece
+    uint32_t parts_begun
+    const char *whole               # of which the parts are; NULL: of the file
 
 
 cpdef enum ConnectionState:
@@ -201,6 +206,7 @@ cdef struct Limits:                 # batchbridge.config has the defaults and sa
     uint32_t connections_max
     uint32_t body_size_bytes_max
     uint32_t pipelined_requests_max
+    uint32_t ranges_max
     uint32_t batch_size_max
     uint32_t receive_buffers
     uint32_t receive_buffer_size_bytes
@@ -336,6 +342,9 @@ cdef struct Engine:
     int listing_route               # answers for directories without an index file, or NO_ROUTE
     uint32_t generation             # of the cache: each purge begins a new one (law 3)
     uint8_t keeps_answers           # a handler's answer was put into the cache: look there before asking again
+    uint8_t keeps_coded             # a file in a coding was
+    uint8_t codings[3]              # of files' siblings, by preference (codings.Coding)
+    uint8_t coding_count            # 0: no sibling is looked for
     uint64_t seed                   # of the hashes of what clients send
     void (*run_inline)(void *) noexcept nogil   # is_inline: lets the handler's worker run, here and now
     void *inline_worker

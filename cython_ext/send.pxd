@@ -4,9 +4,11 @@
 # loop's end. A large one, or one whose client reads slowly, becomes the connection's Output, one piece after the other;
 # nothing more is answered on that connection before it is through.
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy
 
 from batchbridge.cython_ext.cache cimport CacheObject
 from batchbridge.cython_ext.core cimport Answer, Connection, Deferred, Engine, Request
+from batchbridge.cython_ext.multipart cimport Multipart
 
 
 # --- answers ---------------------------------------------------------------------------------------------------------
@@ -15,6 +17,12 @@ cdef Answer *answer_new(Engine *engine, int kind) noexcept nogil    # one refere
 cdef Answer *answer_at(Engine *engine, uint32_t index) noexcept nogil
 cdef void answer_hold(Answer *answer) noexcept nogil
 cdef void answer_drop(Engine *engine, Answer *answer) noexcept nogil
+
+cdef inline char *put(char *at, const char *text, uint32_t length) noexcept nogil:
+    if length:                  # memcpy wants two pointers even for nothing
+        memcpy(at, text, length)
+    return at + length
+
 
 # --- what a response consists of -------------------------------------------------------------------------------------
 
@@ -35,11 +43,13 @@ cdef struct Response:
     uint32_t room_before            # free bytes before `headers`, where the engine's own lines may be written
     int file                        # the body is a file's bytes [file_offset, + body_length) instead; else -1
     int64_t file_offset
+    Multipart *parts                # the body is these parts of `body`, or of all of the file; NULL: it is in one
 
 # Whether another response can be taken in this loop: the scratch has room, the connection is not writing.
 cdef bint can_respond(const Engine *engine, const Connection *connection) noexcept nogil
 
-# Takes a response. The caller has seen can_respond, keeps its own reference to `answer`, and gives `file` away.
+# Takes a response. The caller has seen can_respond, keeps its own reference to `answer`, and gives `file` and `parts`
+# away.
 cdef void respond(Engine *engine, Connection *connection, const Response *response) noexcept nogil
 
 # The bytes of a response, for somebody else to send: how many there are at most; how many were written to `out`.
@@ -51,10 +61,6 @@ cdef void respond_continue(Engine *engine, Connection *connection) noexcept nogi
 
 # At the loop's end: lets what was posted leave, and closes after the last response.
 cdef void flush(Engine *engine, Connection *connection) noexcept nogil
-
-# Pre-computes what is the same in all responses; every second what has changed.
-cdef prepare_lines(Engine *engine, bytes server_name)
-cdef void send_tick(Engine *engine) noexcept nogil
 
 # --- what the driver reports -----------------------------------------------------------------------------------------
 

@@ -6,11 +6,10 @@ The rules:
   that may fall short: a scratch send in this loop, or one piece of its Output.
 - Scratch bytes stay as they are until the loop after the one they left in, since only then it is known whether a send
   fell short (law 4). There are two scratches for that.
-- An Output owns what it sends: a heap copy of the first bytes, then the bytes of an answer it holds, or of a file.
+- An Output owns what it sends: a heap copy of the first bytes, then the bytes of an answer it holds, or of a file; or
+  parts, each with a text before its bytes.
 - Whoever answers asks can_respond first; so respond() never has to refuse.
 """
-import http
-
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, malloc
 from libc.errno cimport EAGAIN
@@ -20,20 +19,13 @@ from batchbridge.cython_ext.bridge cimport completion_release
 from batchbridge.cython_ext.cache cimport cache_drop
 from batchbridge.cython_ext.core cimport (
     ANSWER_LANE, CONNECTION_LINGERS, CONNECTION_OPEN, IS_CLOSING, IS_DIRTY, IS_EOF, IS_HELD, IS_LAST,
-    IS_PAUSED, IS_REFUSED, IS_WRITING, STATUS_MAX, Answer, Connection, Engine, Output)
-
-
-cdef extern from "<time.h>" nogil:
-    ctypedef long time_t
-    struct tm:
-        int tm_year
-    tm *gmtime_r(const time_t *, tm *) noexcept
-    size_t strftime(char *, size_t, const char *, const tm *) noexcept
+    IS_PAUSED, IS_REFUSED, IS_WRITING, Answer, Connection, Engine, Output)
+from batchbridge.cython_ext.multipart cimport Part, multipart_free
 
 
 cdef enum:
     ANSWERS_IN_BLOCK = 1024
-    HEAD_SIZE_BYTES_MAX = 512           # of the engine's own lines: at most RESPONSE_HEAD_ROOM_BYTES
+    HEAD_SIZE_BYTES_MAX = 512           # of what a protocol writes first: RESPONSE_HEAD_ROOM_BYTES
     POSTED_BYTES_MAX = 262144           # of one connection in one loop
     CHUNK_SIZE_BYTES = 131072           # of a file, read and sent at a time
     PIECE_SIZE_BYTES = 1048576          # of memory, sent at a time: each piece that leaves is progress
@@ -89,64 +81,6 @@ cdef void answer_drop(Engine *engine, Answer *answer) noexcept nogil:
     engine.free_answers = answer
 
 
-# --- header lines ----------------------------------------------------------------------------------------------------
-
-cdef char *put(char *at, const char *text, uint32_t length) noexcept nogil:
-    if length:                  # memcpy wants two pointers even for nothing
-        memcpy(at, text, length)
-    return at + length
-
-
-cdef char *put_number(char *at, uint64_t number) noexcept nogil:
-    cdef char digits[20]
-    cdef int count = 0
-    while True:
-        digits[count] = <char>(c'0' + number % 10)
-        number //= 10
-        count += 1
-        if number == 0:
-            break
-    while count:
-        count -= 1
-        at[0] = digits[count]
-        at += 1
-    return at
-
-
-cdef char *put_head(const Engine *engine, char *at, const Response *response) noexcept nogil:
-    """The engine's own lines: status, Date, Server, Content-Length, Connection. At most HEAD_SIZE_BYTES_MAX."""
-    at = put(at, engine.status_lines[response.status], engine.status_lengths[response.status])
-    at = put(at, engine.date_line, engine.date_length)
-    at = put(at, engine.server_line, engine.server_length)
-    if response.content_length >= 0:
-        at = put_number(put(at, b"Content-Length: ", 16), <uint64_t>response.content_length)
-        at = put(at, b"\r\n", 2)
-    if not response.keep_alive:
-        at = put(at, b"Connection: close\r\n", 19)
-    elif response.version_minor == 0:
-        at = put(at, b"Connection: keep-alive\r\n", 24)
-    return at
-
-
-cdef prepare_lines(Engine *engine, bytes server_name):
-    phrases = {status.value: status.phrase for status in http.HTTPStatus}
-    for status in range(100, STATUS_MAX):
-        line = f"HTTP/1.1 {status} {phrases.get(status, '')}\r\n".encode("ascii")
-        engine.status_lengths[status] = len(line)
-        memcpy(engine.status_lines[status], <const char *>line, len(line))
-    line = b"Server: " + server_name + b"\r\n" if server_name else b""
-    engine.server_length = len(line)
-    memcpy(engine.server_line, <const char *>line, len(line))
-
-
-cdef void send_tick(Engine *engine) noexcept nogil:
-    cdef tm parts
-    cdef time_t seconds = <time_t>engine.wall_s
-    gmtime_r(&seconds, &parts)
-    engine.date_length = <uint32_t>strftime(engine.date_line, sizeof(engine.date_line),
-                                            b"Date: %a, %d %b %Y %H:%M:%S GMT\r\n", &parts)
-
-
 # --- the scratch -----------------------------------------------------------------------------------------------------
 
 cdef bint can_respond(const Engine *engine, const Connection *connection) noexcept nogil:
@@ -199,25 +133,33 @@ cdef void scratch_commit(Engine *engine, Connection *connection, char *end) noex
 cdef void respond(Engine *engine, Connection *connection, const Response *response) noexcept nogil:
     cdef uint64_t body_length = 0 if response.head_only else response.body_length
     cdef uint32_t posted_length = connection.posted_length
+    cdef char *at
     if not response.keep_alive:
         connection.flags |= IS_LAST
     if response.file >= 0 or (HEAD_SIZE_BYTES_MAX + response.extra_length + response.headers_length + body_length
                               > engine.limits.zero_copy_size_bytes_min):
         output_begin(engine, connection, response, body_length)
         if connection.output is not NULL:
-            connection.promised += <uint32_t>(connection.output.prefix_length + connection.output.body_left
-                                              + connection.output.file_left) - posted_length
+            connection.promised += connection.output.text_length - posted_length + <uint32_t>(
+                body_length if connection.output.parts is not NULL
+                else connection.output.body_left + connection.output.file_left)
         return
-    scratch_commit(engine, connection, put_response(engine, scratch_reserve(engine, connection), response))
+    at = put_lines(engine, scratch_reserve(engine, connection), response)
+    if response.parts is NULL:
+        at = put(at, response.body, <uint32_t>body_length)
+    else:
+        at = put_parts(at, response)
+        multipart_free(response.parts)
+    scratch_commit(engine, connection, at)
 
 
-cdef char *put_response(const Engine *engine, char *at, const Response *response) noexcept nogil:
-    at = put_head(engine, at, response)
+cdef char *put_lines(const Engine *engine, char *at, const Response *response) noexcept nogil:
+    at = engine.machine.write_head(engine, at, response)
     at = put(at, response.extra, response.extra_length)
     at = put(at, response.headers, response.headers_length)
     if response.needs_empty_line:
         at = put(at, b"\r\n", 2)
-    return at if response.head_only else put(at, response.body, <uint32_t>response.body_length)
+    return at
 
 
 cdef uint32_t response_size_bytes_max(const Response *response) noexcept nogil:
@@ -225,7 +167,17 @@ cdef uint32_t response_size_bytes_max(const Response *response) noexcept nogil:
 
 
 cdef uint32_t response_copy(const Engine *engine, const Response *response, char *out) noexcept nogil:
-    return <uint32_t>(put_response(engine, out, response) - out)
+    return <uint32_t>(put(put_lines(engine, out, response), response.body, <uint32_t>response.body_length) - out)
+
+
+cdef char *put_parts(char *at, const Response *response) noexcept nogil:
+    cdef const Part *part
+    cdef uint32_t index
+    for index in range(response.parts.count):
+        part = &response.parts.parts[index]
+        at = put(at, part.text, part.text_length)
+        at = put(at, response.body + part.first, <uint32_t>part.length)
+    return at
 
 
 cdef void respond_continue(Engine *engine, Connection *connection) noexcept nogil:
@@ -251,7 +203,8 @@ cdef Output *output_new(Engine *engine, Connection *connection, const char *firs
         engine.driver.tear_down(engine, connection)
         return NULL
     put(put(output.prefix, first, first_length), connection.posted, connection.posted_length)
-    output.prefix_length = first_length + connection.posted_length
+    output.text = output.prefix
+    output.text_length = first_length + connection.posted_length
     connection.posted_length = 0
     output.file = -1
     connection.output = output
@@ -263,13 +216,14 @@ cdef Output *output_new(Engine *engine, Connection *connection, const char *firs
 cdef void output_begin(Engine *engine, Connection *connection, const Response *response,
                        uint64_t body_length) noexcept nogil:
     cdef char head[HEAD_SIZE_BYTES_MAX]
-    cdef uint32_t head_length = <uint32_t>(put_head(engine, head, response) - head)
+    cdef uint32_t head_length = <uint32_t>(engine.machine.write_head(engine, head, response) - head)
     cdef Output *output = output_new(engine, connection, NULL, 0,
                                      head_length + response.extra_length + response.headers_length + 2)
     cdef char *at
     if output is NULL:
         if response.file >= 0:
             engine.driver.close_file(engine, response.file)
+        multipart_free(response.parts)
         return
     if response.answer is not NULL and body_length:
         answer_hold(response.answer)
@@ -283,22 +237,38 @@ cdef void output_begin(Engine *engine, Connection *connection, const Response *r
         output.body_left = head_length + response.extra_length + response.headers_length + body_length
         output.zero_copy = 1
         return
-    at = put(output.prefix + output.prefix_length, head, head_length)
+    at = put(output.prefix + output.text_length, head, head_length)
     at = put(at, response.extra, response.extra_length)
     at = put(at, response.headers, response.headers_length)
     if response.needs_empty_line:
         at = put(at, b"\r\n", 2)
-    output.prefix_length = <uint32_t>(at - output.prefix)
+    output.text_length = <uint32_t>(at - output.prefix)
+    output.parts = response.parts
+    output.body = response.body
+    output.whole = response.body
     if response.file >= 0:
         output.file = response.file
         output.file_offset = response.file_offset
-        output.file_left = body_length
+        output.file_left = body_length if response.parts is NULL else 0
         output.chunk = <char *>malloc(CHUNK_SIZE_BYTES)
         if output.chunk is NULL:
             engine.driver.tear_down(engine, connection)
-    elif body_length:
-        output.body = response.body
+    elif response.parts is NULL:
         output.body_left = body_length
+
+
+cdef void output_next_part(Output *output) noexcept nogil:
+    cdef const Part *part = &output.parts.parts[output.parts_begun]
+    output.parts_begun += 1
+    output.text = part.text
+    output.text_length = part.text_length
+    output.text_sent = 0
+    if output.file >= 0:
+        output.file_offset = <int64_t>part.first
+        output.file_left = part.length
+    else:
+        output.body = output.whole + part.first
+        output.body_left = part.length
 
 
 cdef void output_free(Engine *engine, Connection *connection) noexcept nogil:
@@ -310,6 +280,7 @@ cdef void output_free(Engine *engine, Connection *connection) noexcept nogil:
     answer_drop(engine, output.answer)
     if output.file >= 0:
         engine.driver.close_file(engine, output.file)
+    multipart_free(output.parts)
     free(output.prefix)
     free(output.chunk)
     free(output)
@@ -318,19 +289,24 @@ cdef void output_free(Engine *engine, Connection *connection) noexcept nogil:
 cdef void output_step(Engine *engine, Connection *connection) noexcept nogil:
     """Lets the next piece leave, or ends the Output."""
     cdef Output *output = connection.output
+    cdef bint has_parts = output.parts is not NULL and output.parts_begun < output.parts.count
     cdef bint more
     output.begun = 1
     set_deadline(engine, connection, engine.limits.send_timeout_us)
-    if output.prefix_sent < output.prefix_length:
-        more = output.body_left > 0 or output.file_left > 0
-        engine.driver.send_reported(engine, connection, output.prefix + output.prefix_sent,
-                                    output.prefix_length - output.prefix_sent, more, NULL)
+    if has_parts and output.text_sent == output.text_length and not (
+            output.body_left or output.file_left or output.chunk_sent < output.chunk_length):
+        output_next_part(output)
+        has_parts = output.parts_begun < output.parts.count
+    if output.text_sent < output.text_length:
+        more = output.body_left > 0 or output.file_left > 0 or has_parts
+        engine.driver.send_reported(engine, connection, output.text + output.text_sent,
+                                    output.text_length - output.text_sent, more, NULL)
     elif output.body_left:
-        more = output.body_left > PIECE_SIZE_BYTES
+        more = output.body_left > PIECE_SIZE_BYTES or has_parts
         engine.driver.send_reported(engine, connection, output.body, min(output.body_left, <uint64_t>PIECE_SIZE_BYTES),
                                     more, output.answer if output.zero_copy else NULL)
     elif output.chunk_sent < output.chunk_length:
-        more = output.file_left > 0
+        more = output.file_left > 0 or has_parts
         engine.driver.send_reported(engine, connection, output.chunk + output.chunk_sent,
                                     output.chunk_length - output.chunk_sent, more, NULL)
     elif output.file_left:
@@ -351,8 +327,8 @@ cdef void sent(Engine *engine, Connection *connection, int64_t result) noexcept 
         engine.driver.tear_down(engine, connection)
         return
     engine.counters.bytes_sent += <uint64_t>result
-    if output.prefix_sent < output.prefix_length:
-        output.prefix_sent += <uint32_t>result
+    if output.text_sent < output.text_length:
+        output.text_sent += <uint32_t>result
     elif output.body_left:
         output.body += result
         output.body_left -= <uint64_t>result

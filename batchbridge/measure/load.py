@@ -14,7 +14,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgpack
@@ -104,6 +104,8 @@ class LoadFigures:
     began_us: int = 0
     """When the measured time began, and ended (CLOCK_MONOTONIC)."""
     ended_us: int = 0
+    statuses: dict[int, int] = field(default_factory=dict)
+    """Answers of the whole run, by status."""
     client_us_per_request: float = 0.0
     """Microseconds of the client's core that a request took."""
 
@@ -224,6 +226,7 @@ def _figures(output: bytes, command: list[str]) -> LoadFigures:
         received_bytes=results["bytes"],
         began_us=results["began_us"],
         ended_us=results["ended_us"],
+        statuses=dict(results["statuses"]),
         client_us_per_request=results["client"]["cpu_s"] * 1e6 / max(results["requests"], 1),
     )
     figures.invalid_reason = _fault(figures, results["wrong_example"])
