@@ -99,9 +99,8 @@ class Option:
         """What the help shows in the value's place."""
         names = {
             "address": "HOST:PORT", "addresses": "HOST:PORT", "app": "MODULE_OR_FILE:OBJECT",
-            "codings": "|".join(CODINGS), "core": "CPU", "count": "N",
-            "file_names": "NAME", "log": "PATH|-|off", "mime": "EXT=TYPE", "path": "PATH", "seconds": "DURATION",
-            "size": "SIZE", "token": "NAME", "url": "URL",
+            "codings": "|".join(CODINGS), "core": "CPU", "count": "N", "file_names": "NAME", "log": "PATH|-|off",
+            "mime": "EXT=TYPE", "path": "PATH", "seconds": "DURATION", "size": "SIZE", "token": "NAME", "url": "URL",
         }  # fmt: skip
         return "|".join(self.choices) or names.get(self.kind, "TEXT")
 

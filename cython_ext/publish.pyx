@@ -135,8 +135,7 @@ cdef void make_room(Tier *tier) noexcept nogil:
         published = &tier.published[number]
         if published.object is NULL:
             continue
-        if not published.was_visited and not (
-                tier.can_answer and answer_count(tier, number, published.object)):
+        if not published.was_visited and not (tier.can_answer and answer_count(tier, number, published.object)):
             withdraw(tier, number)
             return
         published.was_visited = 0

@@ -140,26 +140,22 @@ cdef void respond(Engine *engine, Connection *connection, const Response *respon
                               > engine.limits.zero_copy_size_bytes_min):
         output_begin(engine, connection, response, body_length)
         if connection.output is not NULL:
-            connection.promised += connection.output.text_length - posted_length + <uint32_t>(
-                body_length if connection.output.parts is not NULL
-                else connection.output.body_left + connection.output.file_left)
+            connection.promised += output_length(connection.output, body_length) - posted_length
         return
-    at = put_lines(engine, scratch_reserve(engine, connection), response)
-    if response.parts is NULL:
-        at = put(at, response.body, <uint32_t>body_length)
-    else:
-        at = put_parts(at, response)
+    scratch_commit(engine, connection, put_response(engine, scratch_reserve(engine, connection), response))
+    if response.parts is not NULL:
         multipart_free(response.parts)
-    scratch_commit(engine, connection, at)
 
 
-cdef char *put_lines(const Engine *engine, char *at, const Response *response) noexcept nogil:
+cdef char *put_response(const Engine *engine, char *at, const Response *response) noexcept nogil:
     at = engine.machine.write_head(engine, at, response)
     at = put(at, response.extra, response.extra_length)
     at = put(at, response.headers, response.headers_length)
     if response.needs_empty_line:
         at = put(at, b"\r\n", 2)
-    return at
+    if response.head_only:
+        return at
+    return put(at, response.body, <uint32_t>response.body_length) if response.parts is NULL else put_parts(at, response)
 
 
 cdef uint32_t response_size_bytes_max(const Response *response) noexcept nogil:
@@ -167,7 +163,7 @@ cdef uint32_t response_size_bytes_max(const Response *response) noexcept nogil:
 
 
 cdef uint32_t response_copy(const Engine *engine, const Response *response, char *out) noexcept nogil:
-    return <uint32_t>(put(put_lines(engine, out, response), response.body, <uint32_t>response.body_length) - out)
+    return <uint32_t>(put_response(engine, out, response) - out)
 
 
 cdef char *put_parts(char *at, const Response *response) noexcept nogil:
@@ -255,6 +251,13 @@ cdef void output_begin(Engine *engine, Connection *connection, const Response *r
             engine.driver.tear_down(engine, connection)
     elif response.parts is NULL:
         output.body_left = body_length
+
+
+cdef uint32_t output_length(const Output *output, uint64_t body_length) noexcept nogil:
+    """Bytes of one that has just begun, modulo 2**32, as TCP counts them."""
+    if output.parts is NULL:
+        body_length = output.body_left + output.file_left
+    return <uint32_t>(output.text_length + body_length)
 
 
 cdef void output_next_part(Output *output) noexcept nogil:
