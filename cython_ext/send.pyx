@@ -133,7 +133,6 @@ cdef void scratch_commit(Engine *engine, Connection *connection, char *end) noex
 cdef void respond(Engine *engine, Connection *connection, const Response *response) noexcept nogil:
     cdef uint64_t body_length = 0 if response.head_only else response.body_length
     cdef uint32_t posted_length = connection.posted_length
-    cdef char *at
     if not response.keep_alive:
         connection.flags |= IS_LAST
     if response.file >= 0 or (HEAD_SIZE_BYTES_MAX + response.extra_length + response.headers_length + body_length
