@@ -238,7 +238,7 @@ class Server:
         try:
             self._make_engines(handlers)
         except EngineError as error:
-            if self.config.engine != "auto" or self.engine != "kernel":
+            if self.config.engine != "auto" or self.engine != "kernel" or self.config.sqpoll is not None:
                 raise
             reason = self._make_engines_without_kernel(handlers, str(error))
         if self.config.handler_threads:
