@@ -373,6 +373,10 @@ cdef bint file_is_trusted(Engine *engine, const CacheObject *object) noexcept no
     return watch_is_quiet(&files.watches, object.watched)
 
 
+cdef int files_watch_fd(const Engine *engine) noexcept nogil:
+    return (<const Files *>engine.files).watches.fd
+
+
 cdef bint file_unchanged(Engine *engine, const char *path, uint32_t path_length, CacheObject *object) noexcept nogil:
     cdef Files *files = <Files *>engine.files
     cdef Representations them
