@@ -70,6 +70,7 @@ cdef extern from "<liburing.h>" nogil:
                                          void *) noexcept
     int io_uring_submit_and_get_events(io_uring *) noexcept
     unsigned int io_uring_peek_batch_cqe(io_uring *, io_uring_cqe **, unsigned int) noexcept
+    unsigned int io_uring_sq_ready(const io_uring *) noexcept
     unsigned int io_uring_cq_ready(const io_uring *) noexcept
     void io_uring_cq_advance(io_uring *, unsigned int) noexcept
     void io_uring_prep_multishot_accept_direct(io_uring_sqe *, int, void *, void *, int) noexcept

@@ -139,8 +139,7 @@ cdef void respond(Engine *engine, Connection *connection, const Response *respon
                               > engine.limits.zero_copy_size_bytes_min):
         output_begin(engine, connection, response, body_length)
         if connection.output is not NULL:
-            connection.promised += <uint32_t>(connection.output.prefix_length + connection.output.body_left
-                                              + connection.output.file_left) - posted_length
+            connection.promised += output_length(connection.output, body_length) - posted_length
         return
     scratch_commit(engine, connection, put_response(engine, scratch_reserve(engine, connection), response))
     if response.parts is not NULL:
@@ -251,6 +250,13 @@ cdef void output_begin(Engine *engine, Connection *connection, const Response *r
             engine.driver.tear_down(engine, connection)
     elif response.parts is NULL:
         output.body_left = body_length
+
+
+cdef uint32_t output_length(const Output *output, uint64_t body_length) noexcept nogil:
+    """Bytes of one that has just begun, modulo 2**32, as TCP counts them."""
+    if output.parts is NULL:
+        body_length = output.body_left + output.file_left
+    return <uint32_t>(output.text_length + body_length)
 
 
 cdef void output_next_part(Output *output) noexcept nogil:
