@@ -223,7 +223,8 @@ class Server:
         from .doctor import choose_engine
 
         # Only the kernel engine can do what sqpoll asks for.
-        self.engine, reason = choose_engine("kernel" if self.config.sqpoll is not None else self.config.engine)
+        wanted = "kernel" if self.config.sqpoll is not None else self.config.engine
+        self.engine, reason = choose_engine(wanted)
         handlers = self._all_handlers()
         if self.config.handler_threads == 0:
             for handler in handlers:
@@ -238,7 +239,7 @@ class Server:
         try:
             self._make_engines(handlers)
         except EngineError as error:
-            if self.config.engine != "auto" or self.engine != "kernel" or self.config.sqpoll is not None:
+            if wanted != "auto" or self.engine != "kernel":
                 raise
             reason = self._make_engines_without_kernel(handlers, str(error))
         if self.config.handler_threads:
@@ -257,7 +258,7 @@ class Server:
             from . import admin
 
             self._admin = admin.start(self, self.config.admin)
-        if self.config.engine == "auto" and self.engine != "kernel":
+        if wanted == "auto" and self.engine != "kernel":
             logger.info("--engine auto takes %s: %s", self.engine, reason)
 
     def apply_policies(self) -> None:

@@ -271,7 +271,7 @@ cdef bint has_room(Tier *tier, Rendering *rendering, uint32_t needed) noexcept n
 cdef void answer_render(Engine *engine, Tier *tier, uint32_t image) noexcept nogil:
     cdef CacheObject *object = tier.published[image].object
     cdef Answered *answered = &tier.answered[image]
-    cdef bb_answer *answer = &tier.answers[image]
+    cdef bb_rendering *answer = &tier.answers[image]
     cdef Rendering *rendering = &answered.renderings[1 - answered.current]
     cdef Response response
     cdef uint64_t until_ns

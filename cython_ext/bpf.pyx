@@ -11,7 +11,7 @@ from libc.stdint cimport uint32_t, uint64_t, uintptr_t
 from batchbridge.cython_ext.kernel cimport tier_free, tier_prepare
 from batchbridge.cython_ext.sender cimport sender_close, sender_open
 from batchbridge.cython_ext.tier cimport (
-    BB_IMAGE_SLOTS, BB_IMAGES_MAX, BB_ROWS_MAX, Tier, bb_answer, bb_free_rows, bb_image, bb_row, bb_send_entries,
+    BB_IMAGE_SLOTS, BB_IMAGES_MAX, BB_ROWS_MAX, Tier, bb_rendering, bb_free_rows, bb_image, bb_row, bb_send_entries,
     bb_send_ring, bb_words)
 
 from batchbridge.errors import EngineError
@@ -178,7 +178,7 @@ cdef class KernelSide:
         cdef Tier *tier = &self.tier
         cdef uint32_t places[3]
         cdef int result
-        tier.answers = <bb_answer *>self.map_array(b"answers", BB_IMAGES_MAX * sizeof(bb_answer))
+        tier.answers = <bb_rendering *>self.map_array(b"answers", BB_IMAGES_MAX * sizeof(bb_rendering))
         result = sender_open(&tier.sender, self.map_array(b"send_ring", sizeof(bb_send_ring)),
                              self.map_array(b"send_entries", sizeof(bb_send_entries)), self.map_fd(b"posting"), core,
                              places)

@@ -410,7 +410,7 @@ cdef void end(Engine *engine, Connection *connection) noexcept nogil:
 
 cdef void on_record(Engine *engine, Tier *tier, const bb_record *record) noexcept nogil:
     cdef const char *data = <const char *>(record + 1)
-    if record.type == BB_ANSWERED:
+    if record.type == BB_HIT_ANSWERED:
         answer_log(engine, tier, record.row, <const bb_hit *>data)
         return
     tier.taken += 1

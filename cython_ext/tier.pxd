@@ -21,7 +21,7 @@ cdef extern from "shared.h" nogil:
         BB_CLOSED
         BB_SPILLED
         BB_HIT
-        BB_ANSWERED
+        BB_HIT_ANSWERED
         BB_DOORBELL
         BB_AWAKE
         BB_SLEEPS
@@ -47,7 +47,7 @@ cdef extern from "shared.h" nogil:
         uint32_t generation, length
         uint64_t hash
         uint64_t words[1]
-    ctypedef struct bb_answer:
+    ctypedef struct bb_rendering:
         uint64_t address, expires_ns
         uint32_t length, generation, image_generation, buffer
         uint64_t hits
@@ -174,7 +174,7 @@ cdef struct Tier:
     uint64_t taken                  # records, but for patient ones
     uint64_t held_since_us          # 0, or since when a line waits for room in the access log
     bint is_held                    # and records behind it are not taken
-    bb_answer *answers
+    bb_rendering *answers
     Answered *answered
     Sender sender
     uint64_t renderings_size_bytes

@@ -27,7 +27,7 @@ struct {
     __uint(max_entries, BB_IMAGES_MAX);
     __uint(map_flags, BPF_F_MMAPABLE);
     __type(key, uint32_t);
-    __type(value, bb_answer);
+    __type(value, bb_rendering);
 } answers SEC(".maps");
 struct {
     __uint(type, BPF_MAP_TYPE_ARRAY);
@@ -74,7 +74,7 @@ static __always_inline void ring_doorbell(bb_words *shared, bb_row *row, uint32_
 
 /* Writes the entry, unless something has changed meanwhile; 0 or -1. */
 static __always_inline int post(bb_words *shared, bb_row *row, const bb_record *head, uint32_t number,
-                                bb_answer *answer, uint32_t generation) {
+                                bb_rendering *answer, uint32_t generation) {
     uint32_t zero = 0, head_at = shared->sends_head_at & RING_WORD_MASK,
              tail_at = shared->sends_tail_at & RING_WORD_MASK;
     uint32_t flags_at = shared->sends_flags_at & RING_WORD_MASK, tail, posted = 0;
@@ -125,7 +125,7 @@ static __always_inline int post(bb_words *shared, bb_row *row, const bb_record *
 static __always_inline int answer(struct bpf_sock *socket, bb_words *shared, bb_row *row, const bb_record *head,
                                   uint64_t met) {
     uint32_t number = number_of(met), generation;
-    bb_answer *found = bpf_map_lookup_elem(&answers, &number);
+    bb_rendering *found = bpf_map_lookup_elem(&answers, &number);
     struct hit_record *record = 0;
     struct tcp_sock *tcp;
     uint64_t now_ns;
@@ -160,7 +160,7 @@ static __always_inline int answer(struct bpf_sock *socket, bb_words *shared, bb_
             return -1;
         }
         record->head = *head;
-        record->head.type = BB_ANSWERED;
+        record->head.type = BB_HIT_ANSWERED;
         record->hit.image = number;
         record->hit.generation = generation;
     }

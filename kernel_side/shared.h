@@ -73,8 +73,8 @@ enum {
     BB_CLOSED,     /* the connection is gone: reset, timed out, or ended by both sides; or the row was taken in vain */
     BB_SPILLED,    /* what comes next lies in the socket. Not told where the ring has no room: see `spills` */
     BB_HIT,        /* a whole request, whose bytes are an image's; followed by bb_hit */
-    BB_ANSWERED,   /* the same, and it was answered here; only told where words.tells_answers */
-    BB_DOORBELL,   /* nothing: user mode is to wake the thread that sends what was posted here */
+    BB_HIT_ANSWERED, /* the same, and it was answered here; only told where words.tells_answers */
+    BB_DOORBELL,     /* nothing: user mode is to wake the thread that sends what was posted here */
 };
 typedef struct {
     uint32_t row;
@@ -112,7 +112,7 @@ typedef struct {
     /* Written by the kernel side, under its lock. */
     uint64_t hits;
     uint64_t padding2[7];
-} bb_answer;
+} bb_rendering;
 
 /* The ring that the kernel side writes, as io_uring lays it out: an entry, and the first words of its head. */
 typedef struct {

@@ -98,7 +98,10 @@ def test_auto_goes_on_where_loading_fails(
     ]
 
 
-def test_a_kernel_engine_that_was_asked_for_does_not_give_way(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("settings", [{"engine": "kernel"}, {"engine": "auto", "sqpoll": 0}], ids=str)
+def test_a_kernel_engine_that_was_asked_for_does_not_give_way(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, settings: dict[str, Any]
+) -> None:
     require_engine("kernel")
     from batchbridge.cython_ext import bpf
 
@@ -108,7 +111,7 @@ def test_a_kernel_engine_that_was_asked_for_does_not_give_way(folder: Path, monk
     monkeypatch.setattr(bpf, "KernelSide", fail)
     with (
         pytest.raises(bb.EngineError, match="no room"),
-        bb.Server(config=config("kernel", root=str(folder))).running(),
+        bb.Server(config=config(**settings, root=str(folder))).running(),
     ):
         pass
 
