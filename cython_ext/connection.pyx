@@ -22,8 +22,9 @@ from batchbridge.cython_ext.http cimport (
     AWAIT_BYTES, AWAIT_RESPONSE, AWAIT_TURN, DERIVE_CACHED_RESPONSE, DERIVE_REQUEST, EVENT_HIT, FINISHED, answer_owed,
     respond_status)
 from batchbridge.cython_ext.machine cimport resume_machine, run_machine
+from batchbridge.cython_ext.output cimport mark_dirty, mark_held, output_free, set_deadline
 from batchbridge.cython_ext.parse cimport Head
-from batchbridge.cython_ext.send cimport can_respond, mark_dirty, mark_held, output_free, set_deadline
+from batchbridge.cython_ext.send cimport can_respond
 
 
 cdef enum:
@@ -256,7 +257,6 @@ cdef void request_begin(Request *request, const char *data, uint32_t available) 
     request.route = NO_ROUTE
     request.parameter_count = 0
     request.allowed_methods = 0
-    request.file = -1
     request.extra = NULL
     request.extra_length = 0
     request.outcome = 0

@@ -11,9 +11,11 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcmp, memcpy, memset
 
 from batchbridge.cython_ext.cache cimport (
-    OBJECT_FILE, OBJECT_STALE, CacheObject, cache_drop, hash_bytes, object_header, object_new, object_payload)
+    OBJECT_FILE, OBJECT_STALE, CacheObject, cache_drop, hash_bytes, object_fragments, object_header, object_new,
+    object_new_fragmented, object_payload)
 from batchbridge.cython_ext.conditional cimport format_http_date
 from batchbridge.cython_ext.core cimport Engine
+from batchbridge.cython_ext.fragments cimport FRAGMENTS_MAX, Fragments, fragments_open_file, fragments_whole
 from batchbridge.cython_ext.watch cimport (
     Watched, Watches, watch_file, watch_is_quiet, watches_free, watches_look, watches_prepare)
 
@@ -42,8 +44,15 @@ cdef extern from "<fcntl.h>" nogil:
 
 
 cdef extern from "<unistd.h>" nogil:
-    ssize_t pread(int, void *, size_t, long) noexcept
     int close(int) noexcept
+
+
+cdef extern from "<sys/uio.h>" nogil:
+    struct iovec:
+        void *iov_base
+        size_t iov_len
+    ssize_t preadv2(int, const iovec *, int, long, int) noexcept
+    int RWF_NOWAIT
 
 
 cdef extern from "<stdio.h>" nogil:
@@ -56,6 +65,7 @@ cdef enum:
     INDEX_FILES_MAX = 8
     PATH_SIZE_MAX = 8192
     NS_PER_S = 1000000000
+    WINDOW_SLOTS = 32           # fragments of a file too large to be kept that may be on their way at a time
 
 
 cdef struct Type:
@@ -63,6 +73,14 @@ cdef struct Type:
     uint32_t name_length
     char extension[16]
     char name[100]
+
+
+cdef struct Description:
+    uint32_t length
+    uint32_t not_modified_length
+    uint32_t etag_length
+    char etag[48]
+    char lines[512]
 
 
 cdef struct Files:
@@ -194,95 +212,115 @@ cdef Watched watch(Engine *engine, const char *path, uint32_t length) noexcept n
     return watch_file(&(<Files *>engine.files).watches, path, length)
 
 
-cdef int file_open(Engine *engine, const char *path, uint32_t path_length, uint64_t hash, const char *key,
-                   uint32_t key_length, File *file) noexcept nogil:
+cdef int open_file(Engine *engine, const char *path, uint32_t path_length, stat *facts,
+                   const Type **kind) noexcept nogil:
+    """Opens what the path names; for a directory its index file. A descriptor, or a FileResult, negated."""
     cdef Files *files = <Files *>engine.files
-    cdef stat facts
     cdef int fd
     cdef uint32_t which = 0
-    cdef const Type *kind
     cdef bint is_directory = path[path_length - 1] == c'/'
+    if is_directory:
+        fd = open_index(engine, path, path_length, facts, &which)
+        if fd == -ENOENT:
+            fd = open_path(engine, path, path_length, b"", O_PATH, facts)
+            if fd < 0:
+                return -result_of(-fd)
+            close(fd)
+            return -FILE_LISTING
+    else:
+        fd = open_path(engine, path, path_length, b"", O_RDONLY, facts)
+    if fd < 0:
+        return -result_of(-fd)
+    if S_ISREG(facts.st_mode):
+        if is_directory:
+            kind[0] = type_of(files, files.index_names[which], files.index_lengths[which])
+        else:
+            kind[0] = type_of(files, path, path_length)
+        return fd
+    close(fd)
+    return -FILE_DIRECTORY if S_ISDIR(facts.st_mode) and not is_directory else -FILE_FORBIDDEN
+
+
+cdef int file_open(Engine *engine, const char *path, uint32_t path_length, uint64_t hash, const char *key,
+                   uint32_t key_length, CacheObject **object) noexcept nogil:
+    cdef stat facts
+    cdef int fd
+    cdef const Type *kind = NULL
     # Before the file is opened: what is changed from now on will be told.
     cdef Watched watched = watch(engine, path, path_length)
-    cdef int result
-    file.fd = -1
-    file.object = NULL
-    if is_directory:
-        fd = open_index(engine, path, path_length, &facts, &which)
-        if fd == -ENOENT:
-            fd = open_path(engine, path, path_length, b"", O_PATH, &facts)
-            if fd < 0:
-                return result_of(-fd)
-            close(fd)
-            return FILE_LISTING
-    else:
-        fd = open_path(engine, path, path_length, b"", O_RDONLY, &facts)
+    cdef Description description
+    object[0] = NULL
+    fd = open_file(engine, path, path_length, &facts, &kind)
     if fd < 0:
-        return result_of(-fd)
-    if S_ISDIR(facts.st_mode):
-        close(fd)
-        return FILE_DIRECTORY if not is_directory else FILE_FORBIDDEN
-    if not S_ISREG(facts.st_mode):
-        close(fd)
-        return FILE_FORBIDDEN
-    if is_directory:
-        kind = type_of(files, files.index_names[which], files.index_lengths[which])
-    else:
-        kind = type_of(files, path, path_length)
-    result = make_object(engine, fd, &facts, kind, hash, key, key_length, file)
-    if file.object is not NULL:
-        file.object.watched = watched
-    return result
-
-
-cdef int make_object(Engine *engine, int fd, const stat *facts, const Type *kind, uint64_t hash, const char *key,
-                     uint32_t key_length, File *file) noexcept nogil:
-    """Describes an open file, and reads it where it is small enough to be cached."""
-    cdef char lines[512]
-    cdef char date[30]
-    cdef char etag[48]
-    cdef int etag_length, first_length, length
-    cdef bint is_small = <uint64_t>facts.st_size <= engine.limits.cached_file_size_bytes_max
-    cdef CacheObject *object
-    cdef uint64_t done = 0
-    cdef ssize_t count
-    format_http_date(facts.st_mtim.tv_sec, date)
-    etag_length = snprintf(etag, sizeof(etag), b'"%lx-%lx-%lx"', <unsigned long>facts.st_ino,
-                           <unsigned long>facts.st_size,
-                           <unsigned long>(facts.st_mtim.tv_sec * 1000000000 + facts.st_mtim.tv_nsec))
-    first_length = snprintf(lines, sizeof(lines), b"ETag: %s\r\nLast-Modified: %.29s\r\n", etag, date)
-    length = first_length + snprintf(lines + first_length, sizeof(lines) - first_length,
-                                     b"Content-Type: %.*s\r\nAccept-Ranges: bytes\r\n\r\n", <int>kind.name_length,
-                                     kind.name)
-    object = object_new(hash, key, key_length, <uint32_t>length, 0, facts.st_size if is_small else 0)
-    if object is NULL:
-        close(fd)
+        return -fd
+    describe(&facts, kind, &description)
+    object[0] = make_object(engine, fd, <uint64_t>facts.st_size, hash, key, key_length, &description)
+    if object[0] is NULL:
         return FILE_BUSY
-    memcpy(object_header(object), lines, length)
-    memcpy(object.etag, etag, etag_length)
-    object.etag_length = <unsigned char>etag_length
-    object.not_modified_length = <uint32_t>first_length
+    take_description(object[0], &facts, &description)
+    object[0].checked_us = engine.now_us
+    object[0].watched = watched
+    return FILE_OBJECT if is_kept(engine, <uint64_t>facts.st_size) else FILE_OPEN
+
+
+cdef void describe(const stat *facts, const Type *kind, Description *description) noexcept nogil:
+    """Header lines, and the validator in them."""
+    cdef char date[30]
+    format_http_date(facts.st_mtim.tv_sec, date)
+    description.etag_length = <uint32_t>snprintf(
+        description.etag, sizeof(description.etag), b'"%lx-%lx-%lx"', <unsigned long>facts.st_ino,
+        <unsigned long>facts.st_size, <unsigned long>(facts.st_mtim.tv_sec * NS_PER_S + facts.st_mtim.tv_nsec))
+    description.not_modified_length = <uint32_t>snprintf(
+        description.lines, sizeof(description.lines), b"ETag: %s\r\nLast-Modified: %.29s\r\n", description.etag, date)
+    description.length = description.not_modified_length + <uint32_t>snprintf(
+        description.lines + description.not_modified_length,
+        sizeof(description.lines) - description.not_modified_length,
+        b"Content-Type: %.*s\r\nAccept-Ranges: bytes\r\n\r\n", <int>kind.name_length, kind.name)
+
+
+cdef void take_description(CacheObject *object, const stat *facts, const Description *description) noexcept nogil:
+    memcpy(object_header(object), description.lines, description.length)
+    memcpy(object.etag, description.etag, description.etag_length)
+    object.etag_length = <unsigned char>description.etag_length
+    object.not_modified_length = description.not_modified_length
     object.flags |= OBJECT_FILE
     object.status = 200
     object.device = facts.st_dev
     object.inode = facts.st_ino
-    object.modified_ns = facts.st_mtim.tv_sec * 1000000000 + facts.st_mtim.tv_nsec
-    object.payload_length = facts.st_size
-    object.checked_us = engine.now_us
-    file.object = object
-    if not is_small:
-        file.fd = fd
-        return FILE_OPEN
-    while done < object.payload_length:
-        count = pread(fd, object_payload(object) + done, object.payload_length - done, <long>done)
-        if count <= 0:          # it shrank while it was read, or the disk failed
+    object.modified_ns = facts.st_mtim.tv_sec * NS_PER_S + facts.st_mtim.tv_nsec
+
+
+cdef bint is_kept(const Engine *engine, uint64_t size_bytes) noexcept nogil:
+    """Whether a file is read into an object that the cache keeps: not when it is too large, nor while as much as the
+    cache may hold has left it and is still being sent."""
+    return (size_bytes <= engine.limits.cached_file_size_bytes_max
+            and engine.cache.leaving_size_bytes + size_bytes <= engine.cache.size_bytes_max)
+
+
+cdef CacheObject *make_object(Engine *engine, int fd, uint64_t size_bytes, uint64_t hash, const char *key,
+                              uint32_t key_length, const Description *description) noexcept nogil:
+    """An object for an open file, whose descriptor it takes or closes. NULL: there is no memory."""
+    cdef CacheObject *object
+    cdef uint32_t slots = FRAGMENTS_MAX if is_kept(engine, size_bytes) else WINDOW_SLOTS
+    if slots == FRAGMENTS_MAX and size_bytes <= engine.limits.copied_size_bytes_max // 2:
+        object = object_new(hash, key, key_length, description.length, 0, size_bytes)
+        if object is NULL or size_bytes == 0 or (not engine.cache.memory.is_cold
+                                                 and read_at_once(fd, object_payload(object), size_bytes)):
             close(fd)
-            cache_drop(object)
-            file.object = NULL
-            return FILE_FAILED
-        done += <uint64_t>count
-    close(fd)
-    return FILE_OBJECT
+            return object
+        cache_drop(object)          # its bytes must be waited for
+    object = object_new_fragmented(engine.cache, hash, key, key_length, description.length, 0, size_bytes, slots, fd)
+    if object is NULL:
+        close(fd)
+    return object
+
+
+cdef bint read_at_once(int fd, char *out, uint64_t size_bytes) noexcept nogil:
+    """Reads all of a small file, if nothing has to be waited for."""
+    cdef iovec whole
+    whole.iov_base = out
+    whole.iov_len = size_bytes
+    return preadv2(fd, &whole, 1, 0, RWF_NOWAIT) == <ssize_t>size_bytes
 
 
 cdef int64_t object_modified_s(const CacheObject *object) noexcept nogil:
@@ -298,6 +336,34 @@ cdef bint file_is_trusted(Engine *engine, const CacheObject *object) noexcept no
         return True
     watches_look(&files.watches, engine.counters.loops)
     return watch_is_quiet(&files.watches, object.watched)
+
+
+cdef bint is_file_of(const CacheObject *object, const stat *facts) noexcept nogil:
+    return (facts.st_dev == object.device and facts.st_ino == object.inode
+            and <uint64_t>facts.st_size == object.payload_length
+            and facts.st_mtim.tv_sec * NS_PER_S + facts.st_mtim.tv_nsec == object.modified_ns)
+
+
+cdef bint file_is_same(CacheObject *object) noexcept nogil:
+    cdef stat facts
+    return fstat(object_fragments(object).file, &facts) == 0 and is_file_of(object, &facts)
+
+
+cdef bint file_reopen(Engine *engine, const char *path, uint32_t path_length, CacheObject *object) noexcept nogil:
+    cdef Fragments *fragments = object_fragments(object)
+    cdef stat facts
+    cdef const Type *kind = NULL
+    cdef int fd
+    if fragments is NULL or fragments.file >= 0 or fragments_whole(fragments):
+        return True
+    fd = open_file(engine, path, path_length, &facts, &kind)
+    if fd < 0:
+        return False
+    if not is_file_of(object, &facts):
+        close(fd)
+        return False
+    fragments_open_file(fragments, fd)
+    return True
 
 
 cdef bint file_unchanged(Engine *engine, const char *path, uint32_t path_length, CacheObject *object) noexcept nogil:
@@ -317,9 +383,7 @@ cdef bint file_unchanged(Engine *engine, const char *path, uint32_t path_length,
     if fd < 0:
         return False
     close(fd)
-    if (facts.st_dev != object.device or facts.st_ino != object.inode
-            or <uint64_t>facts.st_size != object.payload_length
-            or facts.st_mtim.tv_sec * NS_PER_S + facts.st_mtim.tv_nsec != object.modified_ns):
+    if not is_file_of(object, &facts):
         return False
     object.checked_us = engine.now_us
     object.watched = watched

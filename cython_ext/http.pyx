@@ -13,8 +13,8 @@ from libc.string cimport memcpy, memset
 
 from batchbridge.cython_ext.bridge cimport completion_text
 from batchbridge.cython_ext.cache cimport (
-    OBJECT_FILE, OBJECT_PUBLIC, OBJECT_STALE, CacheObject, cache_drop, cache_find, cache_insert, cache_remove,
-    hash_bytes)
+    OBJECT_FILE, OBJECT_PUBLIC, OBJECT_STALE, CacheObject, cache_drop, cache_find, cache_hold, cache_insert,
+    cache_remove, hash_bytes, object_whole)
 from batchbridge.cython_ext.chunked cimport decode_chunked
 from batchbridge.cython_ext.core cimport (
     CONNECTION_OPEN, IS_FINAL, IS_REFUSED, NO_ROUTE, OUTCOME_FILE, OUTCOME_HIT, Connection, Deferred, Engine, Input,
@@ -22,7 +22,8 @@ from batchbridge.cython_ext.core cimport (
 from batchbridge.cython_ext.defer cimport DEFER_TAKEN, defer_request, request_key
 from batchbridge.cython_ext.deferred cimport deferred_finish
 from batchbridge.cython_ext.files cimport (
-    FILE_ABSENT, FILE_DIRECTORY, FILE_LISTING, FILE_OBJECT, FILE_OPEN, File, file_is_trusted, file_open, file_unchanged)
+    FILE_ABSENT, FILE_DIRECTORY, FILE_LISTING, FILE_OBJECT, FILE_OPEN, file_is_trusted, file_open, file_reopen,
+    file_unchanged)
 from batchbridge.cython_ext.machine cimport Protocol, resume_machine
 from batchbridge.cython_ext.parse cimport (
     HEAD_CHUNKED, HEAD_CREDENTIALS, HEAD_DOTS, HEAD_ESCAPED, HEAD_EXPECT_CONTINUE, HEAD_KEEP_ALIVE, HEAD_NO_CACHE,
@@ -177,13 +178,16 @@ cdef int path_of(const Request *request, char *out) noexcept nogil:
 
 
 cdef bint is_fresh(Engine *engine, const Request *request, CacheObject *object) noexcept nogil:
-    """Whether a file's object may be used: it was compared with its file not long ago, or is now and is the same."""
+    """Whether a file's object may be used: it was compared with its file not long ago, or is now and is the same. Where
+    some of it was not read yet, its file is opened again."""
     cdef char path[PATH_SIZE_MAX]
     cdef int length
-    if file_is_trusted(engine, object):
+    cdef bint is_trusted = file_is_trusted(engine, object)
+    if is_trusted and object_whole(object):
         return True
     length = path_of(request, path)
-    if length > 0 and file_unchanged(engine, path, <uint32_t>length, object):
+    if (length > 0 and (is_trusted or file_unchanged(engine, path, <uint32_t>length, object))
+            and file_reopen(engine, path, <uint32_t>length, object)):
         object.flags &= ~OBJECT_STALE
         return True
     cache_remove(engine.cache, object)
@@ -246,6 +250,10 @@ cdef int derive_cached_response(void *engine_data, void *connection_data, void *
         return EVENT_MISS
     request.object = object
     request.outcome = OUTCOME_HIT
+    if not object_whole(object):
+        # Its file is open: closed when this, and whoever else needs it, is through with the object.
+        cache_hold(object)
+        request.owns_object = 1
     if engine.tier is not NULL:
         publish_second(engine, <Connection *>connection_data, request)
     return EVENT_HIT
@@ -294,7 +302,6 @@ cdef int derive_uncached_response(void *engine_data, void *connection_data, void
     cdef const Head *head = request.head
     cdef char path[PATH_SIZE_MAX]
     cdef int length, result
-    cdef File file
     if connection.owed:
         return EVENT_OWED           # before a file is opened for nothing
     if engine.root < 0:
@@ -312,14 +319,12 @@ cdef int derive_uncached_response(void *engine_data, void *connection_data, void
         return EVENT_FAILED
     result = file_open(engine, path, <uint32_t>length,
                        hash_bytes(request.data + head.path.offset, head.path.length, engine.seed),
-                       request.data + head.path.offset, head.path.length, &file)
+                       request.data + head.path.offset, head.path.length, &request.object)
     if result == FILE_OBJECT or result == FILE_OPEN:
-        request.object = file.object
         request.owns_object = 1
-        request.file = file.fd
         request.outcome = OUTCOME_FILE
         if result == FILE_OBJECT:
-            cache_insert(engine.cache, file.object)
+            cache_insert(engine.cache, request.object)
         return EVENT_OBJECT
     if result == FILE_DIRECTORY:
         return redirect_to_directory(engine, request)
@@ -433,9 +438,6 @@ cdef int derive_status_response(void *engine_data, void *connection_data, void *
     if request.owns_object:             # a table that makes something else of a file
         cache_drop(request.object)
         request.owns_object = 0
-        if request.file >= 0:
-            engine.driver.close_file(engine, request.file)
-            request.file = -1
     request.object = NULL
     request.answer = NULL
     if request.status == 0:
@@ -459,7 +461,6 @@ cdef void answer_owed(Engine *engine, Connection *connection) noexcept nogil:
             and can_respond(engine, connection)):
         deferred = connection.first
         memset(&request, 0, sizeof(Request))
-        request.file = -1
         request.route = deferred.route
         request.deferred = deferred
         request.answer = deferred.answer
@@ -480,7 +481,6 @@ cdef void respond_status(Engine *engine, Connection *connection, int status) noe
     cdef Request request
     memset(&request, 0, sizeof(Request))
     request.head = &request.head_storage
-    request.file = -1
     request.route = NO_ROUTE
     request.data = b""
     request.status = status
