@@ -31,6 +31,7 @@ from typing import Any
 from .errors import ConfigError
 from .policy import one_of
 from .values import (
+    CODINGS,
     GIB,
     KIB,
     MIB,
@@ -91,13 +92,14 @@ class Option:
     @property
     def repeated(self) -> bool:
         """The flag may be given more than once, and its values are collected."""
-        return self.kind in ("addresses", "file_names", "mime")
+        return self.kind in ("addresses", "codings", "file_names", "mime")
 
     @property
     def metavar(self) -> str:
         """What the help shows in the value's place."""
         names = {
-            "address": "HOST:PORT", "addresses": "HOST:PORT", "app": "MODULE_OR_FILE:OBJECT", "count": "N",
+            "address": "HOST:PORT", "addresses": "HOST:PORT", "app": "MODULE_OR_FILE:OBJECT",
+            "codings": "|".join(CODINGS), "count": "N",
             "file_names": "NAME", "log": "PATH|-|off", "mime": "EXT=TYPE", "path": "PATH", "seconds": "DURATION",
             "size": "SIZE", "token": "NAME", "url": "URL",
         }  # fmt: skip
@@ -200,6 +202,10 @@ class Config:
         "server", "file_names", ("index.html",), "File that answers for its folder. Repeatable, the first one counts.",
         flag="--index-file",
     )  # fmt: skip
+    precompressed: tuple[str, ...] = _option(
+        "server", "codings", (), "Serve NAME.br, NAME.zst or NAME.gz beside a file to clients that take it: br, zstd, "
+        "gzip. Repeatable, the first one is preferred.",
+    )  # fmt: skip
     mime: Mapping[str, str] = _option(
         "server", "mime", {}, "Media type for a file name extension, before the built-in ones. Repeatable."
     )
@@ -223,6 +229,9 @@ class Config:
     )
     upstream_connections_max: int = _option(
         "limits", "count", 64, "Connections of one handler thread to the upstream; requests wait for one.", 1, 4096
+    )
+    ranges_max: int = _option(
+        "limits", "count", 16, "Parts of an answer to a request for several ranges; more get the whole.", 1, 64
     )
     accept_backlog: int = _option("limits", "count", 4096, "Connections that may wait to be accepted.", 1, 65_535)
 

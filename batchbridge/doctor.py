@@ -1,7 +1,8 @@
 """What each engine needs, what this machine has, and so which one ``auto`` takes. ``batchbridge doctor`` prints it.
 
 Features are probed, versions are not compared. Starting a server asks only :func:`choose_engine`, which probes a ring
-and nothing else.
+and looks at privileges. Whether the kernel side can be loaded is seen when it is loaded: where it cannot, a server
+whose engine is ``auto`` goes on with :func:`choose_without_kernel`.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from .config import ENGINES, format_size
 from .errors import ConfigError, EngineError
 from .policy import one_of
 
-__all__ = ["Engine", "Finding", "Report", "choose_engine", "diagnose"]
+__all__ = ["Engine", "Finding", "Report", "choose_engine", "choose_without_kernel", "diagnose"]
 
 IO_URING, EPOLL, KERNEL = "io_uring", "epoll", "kernel"
 
@@ -124,10 +125,15 @@ def judge_kernel(probe: Mapping[str, bool | str] | None) -> Engine:
         return Engine(KERNEL, False, ring.reason)
     if probe is not None and not probe.get("socket_cmd", False):
         return Engine(KERNEL, False, "this kernel lacks socket commands in the ring; Linux 6.7 or newer has them")
-    missing = [finding.name for finding in _kernel_side() if not finding.ok]
-    if missing:
-        return Engine(KERNEL, False, f"missing here: {', '.join(missing)}")
+    for finding in (_privileges(), _types()):
+        if not finding.ok:
+            return Engine(KERNEL, False, _clause(finding.detail))
     return Engine(KERNEL, True, "the kernel side can be loaded here")
+
+
+def _clause(sentence: str) -> str:
+    """A finding's detail as part of a sentence."""
+    return sentence[0].lower() + sentence[1:].removesuffix(".")
 
 
 def judge_epoll() -> Engine:
@@ -136,7 +142,7 @@ def judge_epoll() -> Engine:
 
 
 def choose_engine(wanted: str = "auto") -> tuple[str, str]:
-    """The engine to run, and why: one plain sentence. Asks the ring probe only, so it takes a few milliseconds.
+    """The engine to run, and why: one plain sentence. Takes a few milliseconds.
 
     Raises EngineError when `wanted` is an engine that cannot run here, ConfigError when it is not an engine at all.
     """
@@ -144,12 +150,24 @@ def choose_engine(wanted: str = "auto") -> tuple[str, str]:
         raise ConfigError(f"engine: {wanted!r} is not known; choose {one_of(ENGINES)}")
     if wanted == EPOLL:
         return EPOLL, "epoll was asked for"
-    engine = judge_kernel(ring_probe()) if wanted == KERNEL else judge_io_uring(ring_probe())
+    probe = ring_probe()
+    engine = judge_io_uring(probe) if wanted == IO_URING else judge_kernel(probe)
     if wanted == "auto":
-        return (IO_URING, engine.reason) if engine.available else (EPOLL, f"{engine.reason}; epoll runs on every Linux")
+        return (KERNEL, engine.reason) if engine.available else choose_without_kernel(engine.reason, probe)
     if not engine.available:
         raise EngineError(f"the engine {wanted} cannot run: {engine.reason}; --engine auto takes what can")
     return wanted, f"{wanted} was asked for, and {engine.reason}"
+
+
+def choose_without_kernel(why: str, probe: Mapping[str, bool | str] | None = None) -> tuple[str, str]:
+    """What ``auto`` takes where the kernel engine cannot run, and one plain sentence that says so; `why` is its reason.
+
+    `probe` is what :func:`ring_probe` has said, if it was asked before.
+    """
+    engine = judge_io_uring(probe or ring_probe())
+    if engine.available:
+        return IO_URING, f"the kernel engine cannot run here: {why}"
+    return EPOLL, f"{engine.reason}; epoll runs on every Linux"
 
 
 def diagnose() -> Report:
@@ -160,10 +178,9 @@ def diagnose() -> Report:
     if kernel.available:
         tried = try_kernel_side()
         findings.append(tried)
-        if not tried.ok:
-            kernel = Engine(KERNEL, False, f"it was tried: {tried.detail}")
+        kernel = Engine(KERNEL, tried.ok, f"it was tried: {_clause(tried.detail)}")
     engines = (kernel, judge_io_uring(probe), judge_epoll())
-    chosen, reason = choose_engine("auto")
+    chosen, reason = (KERNEL, kernel.reason) if kernel.available else choose_without_kernel(kernel.reason, probe)
     return Report(tuple(findings), engines, chosen, reason)
 
 
@@ -305,28 +322,36 @@ def _memlock() -> Finding:
 
 def _kernel_side() -> list[Finding]:
     """What the kernel engine needs; it is looked at in every build, so that one knows before installing it."""
-    missing = [name for name in ("CAP_BPF", "CAP_NET_ADMIN", "CAP_PERFMON") if not _has_capability(name)]
-    if _has_capability("CAP_SYS_ADMIN"):  # it includes the two younger ones
-        missing = [name for name in missing if name == "CAP_NET_ADMIN"]
     built = _compiled("bpf") is not None
-    btf = os.access("/sys/kernel/btf/vmlinux", os.R_OK)
     return [
-        Finding(
-            "BPF privileges", not missing,
-            f"Missing {', '.join(missing)}: run as root, or give the process these capabilities."
-            if missing else "CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON are there.", (KERNEL,),
-        ),
-        Finding(
-            "BTF", btf,
-            "The kernel tells its types." if btf else "No readable /sys/kernel/btf/vmlinux (CONFIG_DEBUG_INFO_BTF).",
-            (KERNEL,),
-        ),
+        _privileges(),
+        _types(),
         _libbpf(),
         Finding(
             "kernel engine", built,
             "This build has it." if built else "This build has none: it was built without clang or libbpf.", (KERNEL,),
         ),
     ]  # fmt: skip
+
+
+def _privileges() -> Finding:
+    missing = [name for name in ("CAP_BPF", "CAP_NET_ADMIN", "CAP_PERFMON") if not _has_capability(name)]
+    if _has_capability("CAP_SYS_ADMIN"):  # it includes the two younger ones
+        missing = [name for name in missing if name == "CAP_NET_ADMIN"]
+    return Finding(
+        "BPF privileges", not missing,
+        f"Missing {', '.join(missing)}: run as root, or give the process these capabilities."
+        if missing else "CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON are there.", (KERNEL,),
+    )  # fmt: skip
+
+
+def _types() -> Finding:
+    btf = os.access("/sys/kernel/btf/vmlinux", os.R_OK)
+    return Finding(
+        "BTF", btf,
+        "The kernel tells its types." if btf else "No readable /sys/kernel/btf/vmlinux (CONFIG_DEBUG_INFO_BTF).",
+        (KERNEL,),
+    )  # fmt: skip
 
 
 def try_kernel_side() -> Finding:

@@ -118,8 +118,8 @@ class Table(MutableMapping[Transition, str]):
 
 
 def check_names(transitions: Mapping[Transition, str]) -> None:
-    """Raises ConfigError for a state or an event that the HTTP module does not have, or a state that cannot follow."""
-    from .cython_ext.http import EVENT_NAMES, STATE_NAMES
+    """Raises ConfigError for a state or an event that there is not, or a state that cannot follow."""
+    from .cython_ext.states import EVENT_NAMES, STATE_NAMES
 
     for (source, event), target in transitions.items():
         for state in (source, target):

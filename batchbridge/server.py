@@ -192,7 +192,7 @@ class Server:
     def _start(self) -> None:
         from .doctor import choose_engine
 
-        self.engine, _ = choose_engine(self.config.engine)
+        self.engine, reason = choose_engine(self.config.engine)
         handlers = self._all_handlers()
         if self.config.handler_threads == 0:
             for handler in handlers:
@@ -204,7 +204,12 @@ class Server:
         self.config = fit_descriptors(self.config)
         self._open_files()
         self._listeners = listen(self.config)
-        self._make_engines(handlers)
+        try:
+            self._make_engines(handlers)
+        except EngineError as error:
+            if self.config.engine != "auto" or self.engine != "kernel":
+                raise
+            reason = self._make_engines_without_kernel(handlers, str(error))
         if self.config.handler_threads:
             self._start_workers(handlers)
         for number, engine in enumerate(self.engines):
@@ -221,6 +226,8 @@ class Server:
             from . import admin
 
             self._admin = admin.start(self, self.config.admin)
+        if self.config.engine == "auto" and self.engine != "kernel":
+            logger.info("--engine auto takes %s: %s", self.engine, reason)
 
     def apply_policies(self) -> None:
         """Gives the declared handlers the policies that the configuration names for their routes; run() does so itself.
@@ -263,9 +270,28 @@ class Server:
             kind = EpollEngine
         settings = self.engine_settings(handlers)
         lanes = max(1, self.config.handler_threads) if handlers else 0
-        for listeners in self._listeners:
-            self.engines.append(kind(settings, [handler.settings() for handler in handlers], lanes, listeners))
+        routes = [handler.settings() for handler in handlers]
+        if self.engine == "kernel" and len(self._listeners) > 1:
+            from concurrent.futures import ThreadPoolExecutor
+
+            # Each loads the kernel side for itself, and the kernel verifies them side by side.
+            with ThreadPoolExecutor(min(len(self._listeners), os.cpu_count() or 1)) as pool:
+                self.engines += pool.map(lambda listeners: kind(settings, routes, lanes, listeners), self._listeners)
+        else:
+            self.engines += [kind(settings, routes, lanes, listeners) for listeners in self._listeners]
         self.machine.table.listeners[:] = [engine.set_table for engine in self.engines]
+
+    def _make_engines_without_kernel(self, handlers: list[Handler], why: str) -> str:
+        """The same, now that the kernel side could not be loaded; returns why there is another engine."""
+        from .doctor import choose_without_kernel
+
+        self.engine, reason = choose_without_kernel(why)
+        self.engines.clear()
+        # An engine that did load may have been handed requests already: its clients get a reset, and not silence.
+        self._close_listeners()
+        self._listeners = listen(self.config)
+        self._make_engines(handlers)
+        return reason
 
     def engine_settings(self, handlers: list[Handler]) -> dict[str, Any]:
         """What an engine needs to know, as one dict."""
@@ -374,18 +400,21 @@ class Server:
         if self._admin is not None:
             self._admin.close()
             self._admin = None
-        for listeners in self._listeners:
-            for listener in listeners:
-                listener.close()
+        self._close_listeners()
         for fd in (self._root_fd, self._log_fd):
             if fd > 2:
                 os.close(fd)
         self._root_fd = self._log_fd = -1
         self.machine.table.listeners.clear()
-        self._listeners = []
         self.engines = []
         self._engine_threads = []
         self._handler_threads = []
+
+    def _close_listeners(self) -> None:
+        for listeners in self._listeners:
+            for listener in listeners:
+                listener.close()
+        self._listeners = []
 
     def run(
         self,

@@ -11,9 +11,13 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from .errors import ConfigError
-from .policy import check_field
+from .policy import check_field, one_of
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
+
+#: Content codings that a file's siblings can have.
+CODINGS = ("br", "zstd", "gzip")
+
 SIZE_UNITS = {
     "": 1, "b": 1,
     "k": KIB, "kib": KIB, "m": MIB, "mib": MIB, "g": GIB, "gib": GIB,
@@ -201,6 +205,16 @@ def _file_names(value: Any, label: str) -> tuple[str, ...]:
     return names
 
 
+def _codings(value: Any, label: str) -> tuple[str, ...]:
+    names = tuple(_text(item, label) for item in _items(value, label))
+    for name in names:
+        if name not in CODINGS:
+            raise ConfigError(f"{label}: {name!r} is not known; choose {one_of(CODINGS)}")
+        if names.count(name) > 1:
+            raise ConfigError(f"{label}: {name!r} is named twice")
+    return names
+
+
 def _mime(value: Any, label: str) -> dict[str, str]:
     if not isinstance(value, Mapping):
         pairs = [_text(item, label).partition("=") for item in _items(value, label)]
@@ -266,6 +280,7 @@ PARSERS: dict[str, Callable[[Any, str], Any]] = {
     "addresses": _addresses,
     "app": _app,
     "choice": _text,
+    "codings": _codings,
     "count": _count,
     "file_names": _file_names,
     "log": _path,

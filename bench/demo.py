@@ -28,6 +28,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from batchbridge.cython_ext.load import Exchange, Load
+from batchbridge.doctor import choose_engine
 from batchbridge.measure import machine
 from batchbridge.measure.processes import ServerError, ServerProcess, cores, pinned
 from batchbridge.measure.traffic import document_exchanges, request_bytes
@@ -127,6 +128,7 @@ def measure(
         pinned(client_cpu),
         progress(console) as bar,
     ):
+        console.print(engine_sentence(server.engine, options.engine), highlight=False, soft_wrap=True)
         answered = warm_up(server, documents)
         task = bar.add_task(f"{server.engine} engine", total=options.blocks * len(BATCH_SIZES))
         for size in order(options.blocks):
@@ -199,6 +201,16 @@ def check(figures: dict[str, object]) -> None:
 
 
 # --- showing ----------------------------------------------------------------------------------------------------------
+
+
+def engine_sentence(engine: str, asked: str) -> str:
+    """Which engine is measured, and why not the one inside the kernel, where it is not."""
+    if asked != "auto":
+        return f"Engine: {engine}, as asked for."
+    if engine == "kernel":
+        return "Engine: kernel, so requests come up from inside the kernel in batches."
+    chosen, reason = choose_engine("auto")
+    return f"Engine: {engine}{f', since {reason}' if chosen == engine else '; kernel could not be loaded'}."
 
 
 def progress(console: Console) -> Progress:

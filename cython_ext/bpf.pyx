@@ -67,6 +67,9 @@ cdef enum:
     SAID_SIZE_BYTES = 512
 
 
+# Where systems mount the tree of cgroup v2: alone, or beside that of v1.
+CGROUP_FOLDERS = ("/sys/fs/cgroup", "/sys/fs/cgroup/unified")
+
 # What libbpf says while it loads: its first complaint is the reason, the verifier's log follows.
 cdef char said[SAID_SIZE_BYTES]
 
@@ -178,6 +181,9 @@ cdef class KernelSide:
             if bpf_map_update_elem(fd, &listener, &tag, 0) < 0:
                 raise EngineError(f"a listener cannot be told to the kernel side: {os.strerror(errno)}")
         cgroup = bb_cgroup_root()
+        for folder in CGROUP_FOLDERS:       # where there is no CAP_SYS_ADMIN to mount it anew
+            if cgroup < 0 and os.path.exists(os.path.join(folder, "cgroup.controllers")):
+                cgroup = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         if cgroup < 0:
             raise EngineError(f"the cgroup tree cannot be opened: {os.strerror(-cgroup)}")
         self.link = bpf_program__attach_cgroup(
@@ -191,9 +197,12 @@ cdef class KernelSide:
         """Counters of the kernel side and of what was taken from sockets instead, as a dict."""
         cdef Tier *tier = &self.tier
         return {"records": tier.words.records, "packets": tier.words.packets, "hits": tier.words.hits,
-                "stale": tier.words.stale, "overlaps": tier.words.overlaps, "nested": tier.words.nested,
+                "known": tier.known, "stale": tier.words.stale, "overlaps": tier.words.overlaps,
+                "nested": tier.words.nested,
                 "connections": tier.words.opened, "untracked": tier.words.untracked, "spills": tier.words.spills,
-                "drained_bytes": tier.drained_bytes, "gaps": tier.gaps, "images": tier.words.image_count}
+                "drained_bytes": tier.drained_bytes, "gaps": tier.gaps, "gaps_awaited": tier.gaps_awaited,
+                "images": tier.words.image_count,
+                "rows_in_use": tier.row_count - (tier.free_rows.tail - tier.free_rows.head)}
 
     def close(self):
         """Detaches and frees all; the engine must not run any more."""

@@ -2,14 +2,16 @@
 #
 # One cache belongs to one engine thread, which alone calls these functions; Python purges through the engine's mailbox.
 #
-# A key is a path (of a file: the same for all hosts), or a target (path and query), NUL, authority, NUL, and the values
-# of the request headers that the route varies by, each after its number and ended by NUL. GET and HEAD share it.
+# A key is a path (of a file: the same for all hosts), with NUL and a content coding behind it if it has one; or a
+# target (path and query), NUL, authority, NUL, and the values of the request headers that the route varies by, each
+# after its number and ended by NUL. GET and HEAD share it.
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from batchbridge.cython_ext.admission cimport Admission
 from batchbridge.cython_ext.fragments cimport FragmentMemory, Fragments
 from batchbridge.cython_ext.groups cimport Group, Groups
 from batchbridge.cython_ext.index cimport Entry, Index, hash_bytes
+from batchbridge.cython_ext.slots cimport Slots
 from batchbridge.cython_ext.watch cimport Watched
 
 
@@ -23,6 +25,8 @@ cdef enum ObjectFlag:
     OBJECT_UNLINKED = 4         # no longer found; lives as long as it is referred to
     OBJECT_PUBLIC = 8           # may answer requests with credentials
     OBJECT_STALE = 16           # softly purged: to be revalidated before, or renewed while, it is used
+    OBJECT_VARIES = 32          # a file that is there in several content codings
+    OBJECT_IN_SLOT = 64         # where its memory is from
     OBJECT_FRAGMENTED = 256     # its payload is in fragments, and need not be there yet
 
 
@@ -60,6 +64,7 @@ cdef struct CacheObject:
     uint32_t tag_count
     uint16_t frequency_age
     uint8_t frequency
+    uint8_t codings                 # of a file: bits of those that there are, and its own times 16 (codings.Coding)
     uint16_t flags
     uint16_t status
     char bytes[1]                   # key, header, tags; then the payload, or the record of its fragments
@@ -76,7 +81,8 @@ cdef struct Cache:
     Index by_url                    # the first object of each URL
     Groups groups                   # groups.epoch grows with each purge of a tag, a prefix or everything
     Admission admission
-    FragmentMemory memory
+    Slots slots                     # for objects that are small
+    FragmentMemory memory           # for those that are large
     Queue newcomers
     Queue proven
     CacheObject *hand               # in `proven`: where victims are looked for next
@@ -125,9 +131,9 @@ cdef bint cache_usable(Cache *cache, CacheObject *object) noexcept nogil
 # A hit that was counted elsewhere (the tier that serves copies).
 cdef void cache_mark_visited(CacheObject *object) noexcept nogil
 
-# An object with room for its parts, which the caller fills in before cache_insert; it has one reference, the caller's.
-# NULL: no memory.
-cdef CacheObject *object_new(uint64_t hash, const char *key, uint32_t key_length, uint32_t header_length,
+# An object for this cache, with room for its parts, which the caller fills in before cache_insert; it has one
+# reference, the caller's. NULL: no memory.
+cdef CacheObject *object_new(Cache *cache, uint64_t hash, const char *key, uint32_t key_length, uint32_t header_length,
                              uint32_t tags_length, uint64_t payload_length) noexcept nogil
 # The same, with its payload in fragments, all of them absent. slots_max: FRAGMENTS_MAX, or that of a window over a file
 # that is not to be kept. The file, if any, is the object's once it was made.
@@ -163,9 +169,6 @@ cdef enum:
 cdef CacheObject *cache_find_url(const Cache *cache, const char *target, uint32_t length) noexcept nogil
 # The objects of one line of by_key, LINE_OBJECTS_MAX at most; how many were stored.
 cdef int cache_line(const Cache *cache, uint64_t line, CacheObject **objects) noexcept nogil
-# False for an object that a purge of one of its groups has made unusable; one that a soft purge hit becomes stale.
-cdef bint cache_outlived_purges(Cache *cache, CacheObject *object) noexcept nogil
-cdef void cache_soften(Cache *cache, CacheObject *object) noexcept nogil
 
 # Its figures by name, for Python; read while the engine runs.
 cdef dict cache_stats(const Cache *cache)

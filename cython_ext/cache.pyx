@@ -2,10 +2,8 @@
 
 The rules:
 
-- Who is evicted is judged by how often things were asked for lately (admission.pyx). What comes in is a newcomer, in a
-  queue of its own that is short. The oldest newcomer moves to the main queue if something there, near where the hand
-  stands, was asked for less often, which then goes; else it goes itself. So a million things that are asked for once
-  displace nothing but each other.
+- Who is evicted (queues.pyx) is judged by how often things were asked for lately (admission.pyx), newcomers apart: so a
+  million things that are asked for once displace nothing but each other.
 - A purge of a tag or a directory is an epoch written down (groups.pyx). A lookup compares an object's epoch with the
   last purge's, and only where they differ looks at its groups.
 - What a purge has killed is found by whoever comes across it: a lookup, the hand, or the sweep, which each insertion
@@ -13,23 +11,25 @@ The rules:
 - An object's file is open while somebody refers to it besides the cache, and only until all of it was read.
 - Keys, tags and directories count into the cache's size, so nothing that a client can choose grows beyond it.
 """
-from libc.stdint cimport uint8_t, uint32_t, uint64_t
+from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memchr, memcmp, memcpy, memset
 
 from batchbridge.cython_ext.admission cimport (
-    FREQUENCY_MAX, SHARE_WHOLE, admission_count, admission_free, admission_prepare, admission_recall,
-    admission_remember, frequency_now)
+    FREQUENCY_MAX, admission_count, admission_free, admission_prepare, admission_recall, admission_remember)
 from batchbridge.cython_ext.fragments cimport (
     Fragments, fragment_memory_free, fragment_memory_prepare, fragment_memory_stats, fragments_charge_bytes,
     fragments_close_file, fragments_copy_in, fragments_copy_out, fragments_prepare, fragments_record_size_bytes,
     fragments_release, fragments_whole)
+from batchbridge.cython_ext.freshness cimport cache_outlived_purges, cache_withdraw, frequency_of
 from batchbridge.cython_ext.groups cimport (
-    Group, group_count, group_give_back, group_purged, group_softened, group_take_directory, group_take_tag,
-    group_uncount, groups_free, groups_prepare)
+    Group, group_count, group_give_back, group_purged, group_take_directory, group_take_tag, group_uncount, groups_free,
+    groups_prepare)
 from batchbridge.cython_ext.index cimport (
     Entry, hash_bytes, index_find, index_free, index_guess, index_insert, index_line, index_prefetch, index_prepare,
     index_remove)
+from batchbridge.cython_ext.queues cimport queue_append, queue_take, queues_victim
+from batchbridge.cython_ext.slots cimport SLOT_SIZE_BYTES_MAX, slot_give_back, slot_take, slots_free
 
 
 cdef extern from "<stdlib.h>" nogil:
@@ -48,9 +48,7 @@ cdef enum:
     BYTES_PER_INDEX_LINE = 600      # three of the smallest objects
     INDEX_CHARGE_BYTES = 48         # of an object, for its places in two indexes
     CACHE_LINE_SIZE_BYTES = 64
-    CANDIDATES_MAX = 8              # that the hand looks at for a victim
     SWEEP_LINES_AT_INSERTION = 4
-    GONE = -1
 
 
 cdef inline CacheObject *object_of_key(const Entry *entry) noexcept nogil:
@@ -85,6 +83,7 @@ cdef void cache_free(Cache *cache) noexcept nogil:
         cache_remove(cache, cache.newcomers.oldest)
     while cache.proven.oldest is not NULL:
         cache_remove(cache, cache.proven.oldest)
+    slots_free(&cache.slots)
     admission_free(&cache.admission)
     groups_free(&cache.groups)
     index_free(&cache.by_url)
@@ -99,12 +98,17 @@ cdef uint64_t cache_size_bytes(const Cache *cache) noexcept nogil:
 
 # --- objects ---------------------------------------------------------------------------------------------------------
 
-cdef CacheObject *object_new(uint64_t hash, const char *key, uint32_t key_length, uint32_t header_length,
+cdef CacheObject *object_new(Cache *cache, uint64_t hash, const char *key, uint32_t key_length, uint32_t header_length,
                              uint32_t tags_length, uint64_t payload_length) noexcept nogil:
     cdef uint64_t size_bytes = sizeof(CacheObject) + key_length + header_length + tags_length + payload_length
     cdef CacheObject *object
     cdef const char *end = <const char *>memchr(key, 0, key_length)
-    if posix_memalign(<void **>&object, CACHE_LINE_SIZE_BYTES, size_bytes) != 0:
+    cdef bint has_slot = size_bytes <= SLOT_SIZE_BYTES_MAX
+    if has_slot:
+        object = <CacheObject *>slot_take(&cache.slots, <uint32_t>size_bytes)
+        if object is NULL:
+            return NULL
+    elif posix_memalign(<void **>&object, CACHE_LINE_SIZE_BYTES, size_bytes) != 0:
         return NULL
     memset(object, 0, sizeof(CacheObject))
     object.by_key.hash = hash
@@ -115,7 +119,7 @@ cdef CacheObject *object_new(uint64_t hash, const char *key, uint32_t key_length
     object.payload_length = payload_length
     object.size_bytes = size_bytes + INDEX_CHARGE_BYTES
     object.references = 1
-    object.flags = OBJECT_UNLINKED
+    object.flags = OBJECT_UNLINKED | (OBJECT_IN_SLOT if has_slot else 0)
     memcpy(object.bytes, key, key_length)
     return object
 
@@ -127,7 +131,7 @@ cdef CacheObject *object_new_fragmented(Cache *cache, uint64_t hash, const char 
     cdef CacheObject *object
     if record_size_bytes == 0:
         return NULL
-    object = object_new(hash, key, key_length, header_length, tags_length,
+    object = object_new(cache, hash, key, key_length, header_length, tags_length,
                         record_size_bytes + sizeof(Fragments *))     # to be aligned
     if object is NULL:
         return NULL
@@ -187,42 +191,15 @@ cdef void cache_drop(CacheObject *object) noexcept nogil:
             object.cache.leaving_size_bytes -= object.size_bytes
         if object.flags & OBJECT_FRAGMENTED:
             fragments_release(object_fragments(object))
-        free(object)
+        if object.flags & OBJECT_IN_SLOT:
+            slot_give_back(object)
+        else:
+            free(object)
     elif object.references == 1 and (object.flags & (OBJECT_FRAGMENTED | OBJECT_UNLINKED)) == OBJECT_FRAGMENTED:
         fragments_close_file(object_fragments(object))
 
 
 # --- lookups ---------------------------------------------------------------------------------------------------------
-
-cdef void withdraw(Cache *cache, CacheObject *object) noexcept nogil:
-    if object.published and cache.withdraw is not NULL:
-        cache.withdraw(cache.withdraw_context, object)
-
-
-cdef void cache_soften(Cache *cache, CacheObject *object) noexcept nogil:
-    object.flags |= OBJECT_STALE
-    object.renewing_us = 0
-    withdraw(cache, object)
-
-
-cdef bint cache_outlived_purges(Cache *cache, CacheObject *object) noexcept nogil:
-    """False for an object that a purge of one of its groups has made unusable; a soft one makes it stale."""
-    cdef uint64_t purged, softened
-    cdef uint32_t index
-    if object.epoch == cache.groups.epoch:
-        return True
-    purged = group_purged(object.directory)
-    softened = group_softened(object.directory)
-    for index in range(object.tag_count):
-        purged = max(purged, object.tags[index].purged_epoch)
-        softened = max(softened, object.tags[index].softened_epoch)
-    if purged > object.epoch:
-        return False
-    if softened > object.epoch:
-        cache_soften(cache, object)
-    object.epoch = cache.groups.epoch
-    return True
-
 
 cdef bint cache_usable(Cache *cache, CacheObject *object) noexcept nogil:
     if object.flags & OBJECT_UNLINKED:
@@ -236,13 +213,6 @@ cdef bint cache_usable(Cache *cache, CacheObject *object) noexcept nogil:
 cdef void cache_mark_visited(CacheObject *object) noexcept nogil:
     if object.frequency < FREQUENCY_MAX:
         object.frequency += 1
-
-
-cdef uint8_t frequency_of(const Cache *cache, CacheObject *object) noexcept nogil:
-    if object.frequency_age != cache.admission.age:
-        object.frequency = frequency_now(&cache.admission, object.frequency, object.frequency_age)
-        object.frequency_age = cache.admission.age
-    return object.frequency
 
 
 cdef CacheObject *find_key(const Cache *cache, uint64_t hash, const char *key, uint32_t key_length) noexcept nogil:
@@ -260,16 +230,17 @@ cdef CacheObject *cache_find(Cache *cache, uint64_t hash, const char *key, uint3
                              uint64_t now_us) noexcept nogil:
     cdef CacheObject *object = find_key(cache, hash, key, key_length)
     cache.now_us = now_us
-    if object is not NULL and not cache_outlived_purges(cache, object):
-        cache_remove(cache, object)
-        object = NULL
-    if object is not NULL and object.expires_us and object.expires_us <= now_us:
-        cache.expired += 1
-        cache_remove(cache, object)
-        object = NULL
     if object is NULL:
         return NULL
-    frequency_of(cache, object)
+    if object.epoch != cache.groups.epoch and not cache_outlived_purges(cache, object):
+        cache_remove(cache, object)
+        return NULL
+    if object.expires_us and object.expires_us <= now_us:
+        cache.expired += 1
+        cache_remove(cache, object)
+        return NULL
+    if object.frequency_age != cache.admission.age:
+        frequency_of(cache, object)
     cache_mark_visited(object)
     admission_count(&cache.admission, True, cache.objects)
     cache.hits += 1
@@ -285,111 +256,6 @@ cdef void cache_prefetch_object(const Cache *cache, uint64_t hash) noexcept nogi
     if entry is not NULL:
         bb_prefetch_write(entry)                                    # a hit counts
         bb_prefetch_write(<char *>entry + CACHE_LINE_SIZE_BYTES)    # the key
-
-
-# --- queues ----------------------------------------------------------------------------------------------------------
-
-cdef inline Queue *queue_of(Cache *cache, const CacheObject *object) noexcept nogil:
-    return &cache.proven if object.flags & OBJECT_PROVEN else &cache.newcomers
-
-
-cdef void queue_append(Queue *queue, CacheObject *object) noexcept nogil:
-    object.newer = NULL
-    object.older = queue.newest
-    if queue.newest is not NULL:
-        queue.newest.newer = object
-    else:
-        queue.oldest = object
-    queue.newest = object
-    queue.size_bytes += object.size_bytes
-
-
-cdef void queue_take(Cache *cache, CacheObject *object) noexcept nogil:
-    cdef Queue *queue = queue_of(cache, object)
-    if cache.hand is object:
-        cache.hand = object.newer
-    if object.newer is not NULL:
-        object.newer.older = object.older
-    else:
-        queue.newest = object.older
-    if object.older is not NULL:
-        object.older.newer = object.newer
-    else:
-        queue.oldest = object.newer
-    queue.size_bytes -= object.size_bytes
-
-
-cdef void prove(Cache *cache, CacheObject *object) noexcept nogil:
-    queue_take(cache, object)
-    object.flags |= OBJECT_PROVEN
-    queue_append(&cache.proven, object)
-
-
-# --- eviction --------------------------------------------------------------------------------------------------------
-
-cdef int worth(Cache *cache, CacheObject *object) noexcept nogil:
-    """How often an object was asked for lately; GONE for one that nobody can get any more."""
-    if not cache_outlived_purges(cache, object) or (object.expires_us and object.expires_us <= cache.now_us):
-        return GONE
-    return frequency_of(cache, object)
-
-
-cdef CacheObject *victim(Cache *cache, int worth_max) noexcept nogil:
-    """The first of those before the hand that is worth no more than this; NULL: none of them. worth_max < GONE: the
-    least of them, whatever it is worth."""
-    cdef CacheObject *object = cache.hand if cache.hand is not NULL else cache.proven.oldest
-    cdef CacheObject *least = NULL
-    cdef int least_worth = FREQUENCY_MAX + 1, object_worth
-    for _ in range(CANDIDATES_MAX):
-        object_worth = worth(cache, object)
-        if object_worth < least_worth:
-            least = object
-            least_worth = object_worth
-            if object_worth <= max(worth_max, <int>GONE):
-                break
-        object = object.newer if object.newer is not NULL else cache.proven.oldest
-    if worth_max >= GONE and least_worth > worth_max:
-        cache.hand = object
-        return NULL
-    cache.hand = least
-    return least
-
-
-cdef void evict(Cache *cache, CacheObject *object) noexcept nogil:
-    if cache_outlived_purges(cache, object):
-        cache.evictions += 1
-    cache_remove(cache, object)
-
-
-cdef void make_room(Cache *cache, const CacheObject *latest) noexcept nogil:
-    """Evicts until the cache is no larger than it may be; never the latest, which therefore may be too large alone."""
-    cdef uint64_t newcomers_max = cache.size_bytes_max * cache.admission.newcomers_share // SHARE_WHOLE
-    cdef CacheObject *candidate
-    cdef CacheObject *other
-    cdef bint is_over, is_contest
-    while True:
-        candidate = cache.newcomers.oldest
-        if candidate is latest:
-            candidate = NULL
-        is_over = cache_size_bytes(cache) > cache.size_bytes_max
-        is_contest = candidate is not NULL and cache.newcomers.size_bytes > newcomers_max
-        if not is_over:
-            if not is_contest:
-                return
-            prove(cache, candidate)
-        elif is_contest and cache.proven.oldest is not NULL:
-            other = victim(cache, worth(cache, candidate) - 1)
-            if other is NULL:
-                evict(cache, candidate)
-            else:
-                evict(cache, other)
-                prove(cache, candidate)
-        elif cache.proven.oldest is not NULL:
-            evict(cache, victim(cache, GONE - 1))
-        elif candidate is not NULL:
-            evict(cache, candidate)
-        else:
-            return
 
 
 # --- coming and going ------------------------------------------------------------------------------------------------
@@ -486,6 +352,16 @@ cdef void url_take(Cache *cache, CacheObject *object) noexcept nogil:
         index_insert(&cache.by_url, &following.by_url)
 
 
+cdef void make_room(Cache *cache, const CacheObject *latest) noexcept nogil:
+    """Evicts until the cache is no larger than it may be; never the latest, which therefore may be too large alone."""
+    cdef CacheObject *object = queues_victim(cache, cache_size_bytes(cache), latest)
+    while object is not NULL:
+        if cache_outlived_purges(cache, object):
+            cache.evictions += 1
+        cache_remove(cache, object)
+        object = queues_victim(cache, cache_size_bytes(cache), latest)
+
+
 cdef int cache_insert(Cache *cache, CacheObject *object) noexcept nogil:
     cdef CacheObject *other
     cdef uint32_t index
@@ -527,7 +403,7 @@ cdef void cache_remove(Cache *cache, CacheObject *object) noexcept nogil:
     cdef uint32_t index
     if object.flags & OBJECT_UNLINKED:
         return
-    withdraw(cache, object)
+    cache_withdraw(cache, object)
     admission_remember(&cache.admission, object.by_key.hash, frequency_of(cache, object))
     purged = group_purged(object.directory)
     group_uncount(&cache.groups, object.directory, object.epoch)

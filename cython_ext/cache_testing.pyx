@@ -107,7 +107,8 @@ cdef class Store:
             object = object_new_fragmented(self.cache, hash, key, <uint32_t>len(key), 0, <uint32_t>len(text),
                                            len(payload), FRAGMENTS_MAX, -1)
         else:
-            object = object_new(hash, key, <uint32_t>len(key), 0, <uint32_t>len(text), len(payload))
+            object = object_new(self.cache, hash, key, <uint32_t>len(key), 0, <uint32_t>len(text),
+                                len(payload))
         if object is NULL or object_copy_in(object, payload) < 0:
             raise MemoryError
         memcpy(object_tags(object), <const char *>text, len(text))
@@ -195,6 +196,11 @@ cdef class Store:
         return cache_stats(self.cache)
 
     @property
+    def chunks(self):
+        """How many chunks of slots there are."""
+        return self.cache.slots.chunk_count
+
+    @property
     def epoch(self):
         """That of the last purge of a group."""
         return self.cache.groups.epoch
@@ -213,8 +219,8 @@ cdef class Store:
         cdef CacheObject *object
         cdef uint32_t tags_length = <uint32_t>len(tag) + 1 if tag else 0
         snprintf(key, sizeof(key), b"/numbers/%08u", number)
-        object = object_new(hash_bytes(key, NUMBER_KEY_LENGTH, SEED), key, NUMBER_KEY_LENGTH, 0, tags_length,
-                            payload_length)
+        object = object_new(self.cache, hash_bytes(key, NUMBER_KEY_LENGTH, SEED), key, NUMBER_KEY_LENGTH, 0,
+                            tags_length, payload_length)
         if object is NULL:
             raise MemoryError
         if tag:

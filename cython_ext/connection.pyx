@@ -18,13 +18,13 @@ from batchbridge.cython_ext.core cimport (
     IS_LAST, IS_PAUSED, IS_REFUSED, IS_WRITING, NO_ROUTE, OUTCOME_CLIENT_GONE,
     OUTCOME_ERROR_5XX, OUTCOME_HIT, Connection, Engine, Input, Request)
 from batchbridge.cython_ext.deferred cimport abandon_deferred
-from batchbridge.cython_ext.http cimport (
-    AWAIT_BYTES, AWAIT_RESPONSE, AWAIT_TURN, DERIVE_CACHED_RESPONSE, DERIVE_REQUEST, EVENT_HIT, FINISHED, answer_owed,
-    respond_status)
 from batchbridge.cython_ext.machine cimport resume_machine, run_machine
 from batchbridge.cython_ext.output cimport mark_dirty, mark_held, output_free, set_deadline
 from batchbridge.cython_ext.parse cimport Head
+from batchbridge.cython_ext.resume cimport answer_owed, respond_status
 from batchbridge.cython_ext.send cimport can_respond
+from batchbridge.cython_ext.states cimport (
+    AWAIT_BYTES, AWAIT_RESPONSE, AWAIT_TURN, DERIVE_CACHED_RESPONSE, DERIVE_REQUEST, EVENT_HIT, FINISHED)
 
 
 cdef enum:

@@ -8,6 +8,7 @@ from batchbridge.cython_ext.cache cimport Cache, CacheObject
 from batchbridge.cython_ext.chunked cimport ChunkDecoder
 from batchbridge.cython_ext.fragments cimport Fragment, Reading
 from batchbridge.cython_ext.machine cimport Machine
+from batchbridge.cython_ext.multipart cimport Multipart
 from batchbridge.cython_ext.parse cimport Head, HeadLimits, Slice
 from batchbridge.cython_ext.tier cimport Tier
 
@@ -118,11 +119,12 @@ cdef struct Input:
 # A response that did not leave at once: it is large, or the client reads slowly.
 cdef struct Output:
     char *prefix                    # heap: bytes that go first (header lines, the rest of a short send)
-    uint32_t prefix_length
-    uint32_t prefix_sent
+    const char *text                # under way: the prefix, and later what comes before a part's bytes
+    uint32_t text_length
+    uint32_t text_sent
     uint8_t begun                   # a piece of it is under way
     uint8_t zero_copy               # `body` lies in a lane's arena
-    uint8_t heads_fragment          # the prefix may be written into the first fragment's lead
+    uint8_t heads_fragment          # the text may be written into the first fragment's lead
     uint8_t is_pinned               # the fragment at `place`: it is being sent
     uint8_t awaits_slot             # of its window over a file
     Answer *answer                  # what `body` belongs to, or the object that is sent
@@ -135,6 +137,8 @@ cdef struct Output:
     Fill *fill                      # reads the fragment that it waits for; NULL: it waits for none
     Output *next_waiting
     Output *previous_waiting
+    Multipart *parts                # NULL: the body is in one piece
+    uint32_t parts_begun
 
 
 # The reading of a fragment that something must be waited for. It belongs to nobody's connection, and goes on when those
@@ -167,8 +171,9 @@ cdef enum ConnectionFlag:
     IS_PAUSED = 32                  # the driver receives nothing more until resumed
     IS_RECEIVING = 64               # driver's: a receive is armed
     IS_REFUSED = 128                # the rest of its bytes are read and dropped
-    IS_CLOSING = 512                # driver's: its descriptor is being closed behind its last response
     IS_FINAL = 256                  # its last request is in user mode: no other one is looked at
+    IS_CLOSING = 512                # driver's: its descriptor is being closed behind its last response
+    IS_FINISHING = 1024             # driver's: FIN is about to be sent, so its descriptor must still be its own
 
 
 cdef struct Connection:
@@ -217,6 +222,7 @@ cdef struct Limits:                 # batchbridge.config has the defaults and sa
     uint32_t connections_max
     uint32_t body_size_bytes_max
     uint32_t pipelined_requests_max
+    uint32_t ranges_max
     uint32_t batch_size_max
     uint32_t receive_buffers
     uint32_t receive_buffer_size_bytes
@@ -355,6 +361,9 @@ cdef struct Engine:
     int listing_route               # answers for directories without an index file, or NO_ROUTE
     uint32_t generation             # of the cache: each purge begins a new one (law 3)
     uint8_t keeps_answers           # a handler's answer was put into the cache: look there before asking again
+    uint8_t keeps_coded             # a file in a coding was
+    uint8_t codings[3]              # of files' siblings, by preference (codings.Coding)
+    uint8_t coding_count            # 0: no sibling is looked for
     uint64_t seed                   # of the hashes of what clients send
     void (*run_inline)(void *) noexcept nogil   # is_inline: lets the handler's worker run, here and now
     void *inline_worker

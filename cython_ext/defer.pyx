@@ -15,7 +15,8 @@ from batchbridge.cython_ext.cache cimport hash_bytes
 from batchbridge.cython_ext.core cimport Connection, Deferred, Engine, Request, Route
 from batchbridge.cython_ext.deferred cimport bucket_add, deferred_new, find_identical, settle
 from batchbridge.cython_ext.parse cimport (
-    HEAD_CREDENTIALS, HEAD_KEEP_ALIVE, HEADER_REFERER, HEADER_USER_AGENT, METHOD_GET, Head, Slice, next_header)
+    HEAD_CREDENTIALS, HEAD_KEEP_ALIVE, HEADER_REFERER, HEADER_USER_AGENT, METHOD_GET, Head, Slice, next_header,
+    request_line_length)
 
 
 cdef enum:
@@ -169,7 +170,7 @@ cdef void fill_record(Engine *engine, Connection *connection, const Request *req
     deferred.version_minor = head.version_minor
     deferred.keep_alive = head.flags & HEAD_KEEP_ALIVE != 0
     deferred.request_line.offset = head.method_name.offset
-    deferred.request_line.length = head.target.offset + head.target.length + 9 - head.method_name.offset
+    deferred.request_line.length = request_line_length(head)
     deferred.referer = head.known[<int>HEADER_REFERER]
     deferred.user_agent = head.known[<int>HEADER_USER_AGENT]
     slab.holds += 1

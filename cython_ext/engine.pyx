@@ -31,11 +31,12 @@ from batchbridge.cython_ext.deferred cimport defer_free
 from batchbridge.cython_ext.dispatch cimport collect_answers, dispatch_batches, expire_deferred
 from batchbridge.cython_ext.files cimport files_free, files_prepare
 from batchbridge.cython_ext.fills cimport fills_free
+from batchbridge.cython_ext.heads cimport heads_prepare, heads_tick
 from batchbridge.cython_ext.http cimport http_protocol
 from batchbridge.cython_ext.publish cimport publish_swept
 from batchbridge.cython_ext.purge cimport cache_purge
 from batchbridge.cython_ext.route cimport compile_template, route_free
-from batchbridge.cython_ext.send cimport flush, prepare_lines, send_tick
+from batchbridge.cython_ext.send cimport flush
 
 from batchbridge.cython_ext.bridge import REASON_NAMES
 
@@ -127,7 +128,7 @@ cdef void turn_begin(Engine *engine) noexcept nogil:
     wall_s = bb_wall_s()
     if wall_s != engine.wall_s:
         engine.wall_s = wall_s
-        send_tick(engine)
+        heads_tick(engine)
         log_tick(engine)
     if engine.has_command:
         engine.has_command = 0
@@ -237,6 +238,7 @@ cdef class EngineThread:
         engine.limits.connections_max = settings["max_connections"]
         engine.limits.body_size_bytes_max = settings["body_size_bytes_max"]
         engine.limits.pipelined_requests_max = settings["pipelined_requests_max"]
+        engine.limits.ranges_max = settings["ranges_max"]
         engine.limits.batch_size_max = settings["batch_size_max"]
         engine.limits.receive_buffers = settings["receive_buffers"]
         engine.limits.receive_buffer_size_bytes = settings["receive_buffer_size_bytes"]
@@ -257,7 +259,7 @@ cdef class EngineThread:
     def set_table(self, table):
         """Takes a table of (state, event) to state, by names; also while the engine runs."""
         if self.protocol is None:
-            self.protocol = http_protocol()
+            self.protocol = self.settings.get("protocol") or http_protocol()
             self.protocol.fill(&self.engine.machine, table)
             return
         for (source, event), target in table.items():
@@ -271,11 +273,12 @@ cdef class EngineThread:
         server_name = settings["server_name"].encode("latin-1")
         if len(server_name) > sizeof(engine.server_line) - 11:
             raise ValueError(f"server_name: {len(server_name)} bytes are more than {sizeof(engine.server_line) - 11}")
-        prepare_lines(engine, server_name)
+        heads_prepare(engine, server_name)
         seed = os.urandom(8)
         memcpy(&engine.seed, <const char *>seed, 8)
         engine.root = settings["root_fd"]
-        files_prepare(engine, settings["types"], settings["default_type"], settings["index_files"], engine.root)
+        files_prepare(engine, settings["types"], settings["default_type"], settings["index_files"],
+                      settings["precompressed"], engine.root)
         engine.cache = cache_new(settings["cache_size_bytes"], engine.seed)
         # One response more than the scratch's own bounds need, so that it is never too small for any.
         engine.scratch_size_bytes = max(<uint32_t>SCRATCH_SIZE_BYTES, 4 * (

@@ -21,7 +21,7 @@ cdef struct Index:
 # Seeded, so that no client can choose keys that collide.
 cdef uint64_t hash_bytes(const char *data, uint32_t length, uint64_t seed) noexcept nogil
 
-# Room for so many lines at most; beyond three entries a line it gets slower, not wrong. 0, or -ENOMEM.
+# Room for so many lines at most; beyond four entries a line it gets slower, not wrong. 0, or -ENOMEM.
 cdef int index_prepare(Index *index, uint64_t line_count_max) noexcept nogil
 cdef void index_free(Index *index) noexcept nogil
 

@@ -3,7 +3,8 @@
 The rules:
 
 - A line has seven slots and a list for what has no slot. A slot is a pointer, with 16 bits of the hash above its 48.
-- When there are more than three entries a line, the next line in turn is split in two: its entries whose hash has the
+- When there are more than four entries a line (at three it takes a third more of the processor's caches, at five too
+  many have no slot), the next line in turn is split in two: its entries whose hash has the
   next bit set move to a new last line. So the index grows by one line at a time, and never shrinks.
 - Lines below `line_count - (mask + 1) / 2` have been split in this round, and so are told apart by one bit more.
 """
@@ -32,7 +33,7 @@ cdef enum:
     LINE_WORDS = 8
     LINE_SIZE_BYTES = 64
     LINES_AT_FIRST = 64
-    ENTRIES_PER_LINE = 3
+    ENTRIES_PER_LINE = 4
     POINTER_BITS = 48
     HUGE_PAGE_SIZE_BYTES = 2097152
 

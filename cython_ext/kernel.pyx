@@ -3,7 +3,10 @@
 The rules:
 
 - A connection's bytes are taken in the order of `up`. Where a record begins behind what was received, the bytes
-  between lie in the socket, and are read from there first.
+  between lie in the socket, and are read from there first. If some of them are still on their way into its queue (a
+  gap: the kernel had no memory for them at once, which a client's large packets can bring about), the record is kept,
+  and so is all that comes behind it; the row is paused, which bounds that; and it is looked at again in each turn.
+  Nobody else waits for it, and a row that gets nothing for GAP_PATIENCE_US is given up.
 - A row is taken by the kernel side when a connection is established, long before it is accepted. The two find each
   other by the socket's cookie. A connection that has no row, when all records from before its accept were seen, is an
   ordinary one.
@@ -39,19 +42,13 @@ cdef extern from "<sys/socket.h>" nogil:
     int MSG_DONTWAIT
 
 
-cdef extern from "<poll.h>" nogil:
-    struct pollfd:
-        pass
-    int poll(pollfd *, unsigned long, int) noexcept
-
-
 cdef enum:
     RECORD_BUSY = 1 << 31           # the ring's own header: 4 bytes of length and flags, 4 that are the kernel's
     RECORD_DISCARDED = 1 << 30
     RECORD_HEADER_SIZE_BYTES = 8
     DRAIN_SIZE_BYTES = 65536
     ALL = 0x7FFFFFFF                # that the socket has
-    GAP_PATIENCE_MS = 1000          # for bytes that the kernel is moving into the socket's queue
+    GAP_PATIENCE_US = 1000000       # for the next of the bytes that the kernel is moving into the socket's queue
     FORGOTTEN = 1                   # in the table of cookies
 
 
@@ -71,14 +68,16 @@ cdef int tier_prepare(Tier *tier, uint32_t connections_max) noexcept nogil:
         size *= 2
     tier.states = <RowState *>calloc(tier.row_count, sizeof(RowState))
     tier.published = <Published *>calloc(BB_IMAGES_MAX, sizeof(Published))
+    tier.withdrawn = <uint32_t *>calloc(BB_IMAGES_MAX, 4)
     tier.cookies = <uint64_t *>calloc(connections_max, 8)
     tier.waiting = <uint32_t *>calloc(connections_max, 4)
     tier.draining = <uint32_t *>calloc(tier.row_count, 4)
     tier.by_cookie.cookies = <uint64_t *>calloc(size, 8)
     tier.by_cookie.values = <uint32_t *>calloc(size, 4)
     tier.by_cookie.mask = size - 1
-    if (tier.states is NULL or tier.published is NULL or tier.cookies is NULL or tier.waiting is NULL
-            or tier.draining is NULL or tier.by_cookie.cookies is NULL or tier.by_cookie.values is NULL):
+    if (tier.states is NULL or tier.published is NULL or tier.withdrawn is NULL or tier.cookies is NULL
+            or tier.waiting is NULL or tier.draining is NULL or tier.by_cookie.cookies is NULL
+            or tier.by_cookie.values is NULL):
         return -ENOMEM
     for index in range(tier.row_count):
         give_back(tier, index)
@@ -91,6 +90,7 @@ cdef void tier_free(Tier *tier) noexcept nogil:
         for index in range(tier.row_count):
             free(tier.states[index].early)
     free(tier.published)
+    free(tier.withdrawn)
     free(tier.states)
     free(tier.cookies)
     free(tier.waiting)
@@ -99,6 +99,7 @@ cdef void tier_free(Tier *tier) noexcept nogil:
     free(tier.by_cookie.values)
     tier.states = NULL
     tier.published = NULL
+    tier.withdrawn = NULL
     tier.cookies = NULL
     tier.waiting = NULL
     tier.draining = NULL
@@ -241,8 +242,7 @@ cdef void tier_left(Tier *tier, Connection *connection) noexcept nogil:
         return
     state.connection = 0
     state.was_left = 1
-    free(state.early)
-    state.early = NULL
+    forget_kept(state)
     tier.rows[row].pause = 0
 
 
@@ -255,21 +255,14 @@ cdef void tier_cookie_known(Tier *tier, const Connection *connection) noexcept n
 
 cdef void meet(Engine *engine, Tier *tier, Connection *connection, uint32_t row) noexcept nogil:
     cdef RowState *state = &tier.states[row]
-    cdef char *early = state.early
-    cdef uint32_t length = state.early_length
     state.connection = connection.index + 1
     connection.row = row + 1
     tier.cookies[connection.index] = 0
     connection_peer(connection, <int>state.peer.family, <uint16_t>state.peer.port, state.peer.address)
-    state.early = NULL
-    state.early_length = 0
-    if state.is_broken:
+    if state.is_broken or state.early_up != state.received:
         engine.driver.tear_down(engine, connection)
-    elif length:
-        received(engine, connection, early, length)
-    free(early)
-    if state.has_early_end:
-        end(engine, connection)
+    elif state.has_early:
+        hand_on(engine, tier, state, connection)
     if tier.rows[row].spill != tier.rows[row].spill_seen:
         mark_draining(tier, row)
 
@@ -299,20 +292,52 @@ cdef void forget_waiting(Tier *tier, uint32_t index) noexcept nogil:
 
 # --- records ---------------------------------------------------------------------------------------------------------
 
-cdef void keep_early(RowState *state, const bb_record *record, const char *data) noexcept nogil:
-    """Keeps what came for a connection that has not been met yet. What cannot be kept in order breaks it."""
+cdef void keep(RowState *state, const bb_record *record, const char *data) noexcept nogil:
+    """Keeps what cannot be handed on yet. Where there is no memory, or something is missing, the row is broken."""
     cdef char *early
+    state.early_hit.generation = 0
+    if not state.has_early:
+        state.has_early = 1
+        state.early_up = record.up
+    elif record.up != state.early_up + state.early_length + state.has_early_end:
+        state.is_broken = 1
     if record.length:
         early = <char *>realloc(state.early, state.early_length + record.length)
-        if early is NULL or record.up != state.received:
-            state.is_broken = 1
         if early is NULL:
+            state.is_broken = 1
             return
         memcpy(early + state.early_length, data, record.length)
         state.early = early
         state.early_length += record.length
-    state.received += record.length + (record.type == BB_END)
     state.has_early_end = record.type == BB_END
+
+
+cdef void forget_kept(RowState *state) noexcept nogil:
+    free(state.early)
+    state.early = NULL
+    state.early_length = 0
+    state.early_hit.generation = 0
+    state.has_early = 0
+    state.has_early_end = 0
+
+
+cdef void hand_on(Engine *engine, Tier *tier, RowState *state, Connection *connection) noexcept nogil:
+    """What was kept, now that all before it was received."""
+    cdef char *early = state.early
+    cdef bb_hit hit = state.early_hit
+    cdef uint32_t length = state.early_length
+    cdef bint has_end = state.has_early_end
+    state.early = NULL
+    forget_kept(state)
+    state.received += length + has_end
+    # An image's place may be another's by now: then its bytes are what was kept.
+    if hit.generation and tier.published[hit.image].generation == hit.generation:
+        recognised(engine, connection, &hit, length)
+    elif length:
+        received(engine, connection, early, length)
+    free(early)
+    if has_end:
+        end(engine, connection)
 
 
 cdef void on_bytes(Engine *engine, Tier *tier, const bb_record *record, const char *data) noexcept nogil:
@@ -321,11 +346,11 @@ cdef void on_bytes(Engine *engine, Tier *tier, const bb_record *record, const ch
     if not state.is_open or state.was_left:
         return
     connection = connection_of(engine, state)
-    if connection is NULL:
-        keep_early(state, record, data)
+    if connection is NULL or state.has_early:
+        keep(state, record, data)
         return
     if record.up != state.received and not fill_gap(engine, tier, record.row, connection, record.up):
-        engine.driver.tear_down(engine, connection)
+        await_gap(engine, tier, record, data)
         return
     state.received += record.length
     if record.length:
@@ -339,8 +364,11 @@ cdef void on_hit(Engine *engine, Tier *tier, const bb_record *record, const bb_h
     """The bytes of a record of this kind are those of an image."""
     cdef RowState *state = &tier.states[record.row]
     cdef Connection *connection = connection_of(engine, state)
-    if connection is NULL or record.up != state.received:
+    cdef bint is_first = not state.has_early
+    if connection is NULL or record.up != state.received or state.has_early:
         on_bytes(engine, tier, record, <const char *>tier.images[hit.image].words)
+        if connection is NULL and is_first and state.has_early:
+            state.early_hit = hit[0]        # a new connection's first request
         return
     state.received += record.length
     recognised(engine, connection, hit, record.length)
@@ -441,28 +469,29 @@ cdef void drain(Engine *engine, Tier *tier, uint32_t row, Connection *connection
     """Takes what lies in the socket and is next; marks the row again, unless all that was handed up is here.
 
     While a row is spilled, all of its bytes behind `spill_at` go to the socket, so it can be read until it is empty;
-    then that is said. From there on the socket has only what was handed up before that was seen: where the ring has
-    nothing more, that is what is missing. The kernel moves some of it into the socket's queue by a thread of its own, a
-    little later.
+    then that is said. From there on the socket has only what was handed up before that was seen, some of which may come
+    into its queue a little later (also when the row is spilled again already): see `due_from_socket`.
     """
     cdef RowState *state = &tier.states[row]
     cdef uint32_t spill = bb_load_acquire(&tier.rows[row].spill)
     cdef uint32_t up = bb_load_acquire(&tier.rows[row].up)
     cdef int found
+    if state.has_early:
+        look_into_gap(engine, tier, row, connection)
+        return
     if spill != tier.rows[row].spill_seen:
-        if <int32_t>(state.received - tier.rows[row].spill_at) < 0:
-            mark_draining(tier, row)        # the ring has what comes before
-            return
-        found = read_socket(engine, tier, row, connection, ALL)
-        if found == READ_NOTHING:
-            bb_store_release(&tier.rows[row].spill_seen, spill)
-            bb_full_fence()
+        up = tier.rows[row].spill_at
+        if <int32_t>(state.received - up) >= 0:
+            found = read_socket(engine, tier, row, connection, ALL)
+            if found == READ_NOTHING:
+                bb_store_release(&tier.rows[row].spill_seen, spill)
+                bb_full_fence()
+        else:
+            found = read_late(engine, tier, row, connection, due_from_socket(engine, tier, state, up))
     elif up == state.received:
         return
-    elif tier_has_records(tier):
-        found = READ_NOTHING
     else:
-        found = read_socket(engine, tier, row, connection, up - state.received)
+        found = read_late(engine, tier, row, connection, due_from_socket(engine, tier, state, up))
     if found == READ_END:
         # The socket tells of a FIN as soon as TCP has it, also while bytes before it are on their way.
         if connection.flags & IS_EOF:
@@ -473,6 +502,30 @@ cdef void drain(Engine *engine, Tier *tier, uint32_t row, Connection *connection
             return
     if found != READ_NO_MORE:
         mark_draining(tier, row)
+
+
+cdef uint32_t due_from_socket(const Engine *engine, const Tier *tier, RowState *state, uint32_t up) noexcept nogil:
+    """How many of the next bytes lie in the socket, or will, though the row is not spilled, or was spilled again at
+    `up`; 0: that cannot be said yet. What is still missing when all records were taken that had been made when this
+    was first asked did not come by the ring."""
+    if state.due_position == 0 or <int32_t>(state.due - state.received) <= 0:
+        state.due = up
+        state.missing_since_us = engine.now_us
+        state.due_position = bb_load_acquire_64(tier.producer)
+    return state.due - state.received if tier.consumed >= state.due_position else 0
+
+
+cdef int read_late(Engine *engine, Tier *tier, uint32_t row, Connection *connection, uint32_t wanted) noexcept nogil:
+    """Takes bytes that are in the socket or must come into it; where none does for too long, ends the connection."""
+    cdef RowState *state = &tier.states[row]
+    cdef uint32_t before = state.received
+    cdef int found = read_socket(engine, tier, row, connection, wanted)
+    if state.received != before:
+        state.missing_since_us = engine.now_us
+    elif wanted and engine.now_us - state.missing_since_us > GAP_PATIENCE_US:
+        engine.driver.tear_down(engine, connection)
+        return READ_NO_MORE
+    return found
 
 
 cdef int read_socket(Engine *engine, Tier *tier, uint32_t row, Connection *connection, uint32_t wanted) noexcept nogil:
@@ -502,21 +555,36 @@ cdef int read_socket(Engine *engine, Tier *tier, uint32_t row, Connection *conne
 
 
 cdef bint fill_gap(Engine *engine, Tier *tier, uint32_t row, Connection *connection, uint32_t up) noexcept nogil:
-    """Takes from the socket what lies between the bytes received and a record's. False: it did not come."""
+    """Takes from the socket what is there of the bytes between those received and a record's; whether it was all."""
     cdef RowState *state = &tier.states[row]
-    cdef int waited_ms = 0
-    cdef uint32_t before
     tier.gaps += 1
-    while waited_ms < GAP_PATIENCE_MS:
-        before = state.received
-        if read_socket(engine, tier, row, connection, up - before) == READ_NO_MORE:
-            return False
-        if state.received == up:
-            return True
-        # It is on its way into the socket's queue, in pieces where there is much of it.
-        waited_ms = waited_ms + 1 if state.received == before else 0
-        poll(NULL, 0, 1)
-    return False
+    read_socket(engine, tier, row, connection, up - state.received)
+    return state.received == up
+
+
+cdef void await_gap(Engine *engine, Tier *tier, const bb_record *record, const char *data) noexcept nogil:
+    """Keeps a record whose bytes are not the next; from here on, what comes for the row stays in its socket."""
+    cdef RowState *state = &tier.states[record.row]
+    keep(state, record, data)
+    state.missing_since_us = engine.now_us
+    tier.gaps_awaited += 1
+    bb_store_release(&tier.rows[record.row].pause, 1)
+    mark_draining(tier, record.row)
+
+
+cdef void look_into_gap(Engine *engine, Tier *tier, uint32_t row, Connection *connection) noexcept nogil:
+    """Goes on with a row whose next bytes were missing, or waits for them until the next turn."""
+    cdef RowState *state = &tier.states[row]
+    if read_late(engine, tier, row, connection, state.early_up - state.received) == READ_NO_MORE or state.is_broken:
+        forget_kept(state)
+        engine.driver.tear_down(engine, connection)
+        return
+    if state.received == state.early_up:
+        # The pause ends before what was kept is handed on, since that may begin another, for the client's sake.
+        if not connection.flags & IS_PAUSED:
+            bb_store_release(&tier.rows[row].pause, 0)
+        hand_on(engine, tier, state, connection)
+    mark_draining(tier, row)
 
 
 cdef void tier_pause(Tier *tier, const Connection *connection) noexcept nogil:
@@ -524,7 +592,9 @@ cdef void tier_pause(Tier *tier, const Connection *connection) noexcept nogil:
 
 
 cdef void tier_resume(Tier *tier, const Connection *connection) noexcept nogil:
-    bb_store_release(&tier.rows[connection.row - 1].pause, 0)
+    # Where bytes are missing, the row stays paused until they are there.
+    if not tier.states[connection.row - 1].has_early:
+        bb_store_release(&tier.rows[connection.row - 1].pause, 0)
     mark_draining(tier, connection.row - 1)
 
 

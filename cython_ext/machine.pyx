@@ -5,6 +5,7 @@ The rules:
 - A state function does its state's work and returns an event. It knows no other state.
 - A table maps (state, event) to the next state. It is data: given from Python, stored as bytes, and a single byte can
   be stored while the machine runs.
+- A protocol module also tells how a request begins (for one that was kept) and how a response does.
 - A state without a function is where the machine rests: either the request is over, or something from outside (bytes,
   an answer, a clock) must come first, and comes as an event.
 """
@@ -47,6 +48,9 @@ cdef class Protocol:
         memset(machine.next_state, STATE_REFUSED, sizeof(machine.next_state))
         for state in range(len(self.states)):
             machine.functions[state] = self.functions[state]
+        machine.read_head = self.read_head
+        machine.write_head = self.write_head
+        machine.has_lines = self.has_lines
         for (source, event), target in table.items():
             machine.next_state[self.state_number(source)][self.event_number(event)] = <uint8_t>self.state_number(target)
 

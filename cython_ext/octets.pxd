@@ -33,6 +33,10 @@ cdef inline bint is_escape(const char *text, uint32_t length) noexcept nogil:
     return length >= 3 and hex_value(text[1]) != NOT_HEX and hex_value(text[2]) != NOT_HEX
 
 
+cdef inline bint is_space(char byte) noexcept nogil:
+    return byte == b" " or byte == b"\t"
+
+
 cdef inline bint has_control(uint64_t word) noexcept nogil:
     """Whether any of eight bytes is below 0x20 or is 0x7f: the classic test for a zero byte, applied to both."""
     cdef uint64_t ones = 0x0101010101010101U

@@ -4,6 +4,7 @@ The rules:
 
 - An Output owns what it sends: a heap copy of the first bytes, then the bytes of an answer that it holds: a handler's,
   or an object, fragment by fragment, each pinned while it is sent, and read first if it must be.
+- What is sent in parts has a text before the bytes of each.
 - One piece of a connection is under way at a time; that a fragment is to be waited for keeps nobody else waiting.
 - An answer is counted: by Outputs, and by zero-copy sends until the kernel has let go of the bytes (law 4).
 """
@@ -21,6 +22,7 @@ from batchbridge.cython_ext.fills cimport (
 from batchbridge.cython_ext.fragments cimport (
     FRAGMENT_PRESENT, Fragment, Fragments, fragment_at, fragment_of, fragment_over, fragment_pin, fragment_place,
     fragment_unpin, fragments_with_head)
+from batchbridge.cython_ext.multipart cimport Part, multipart_free
 
 
 cdef enum:
@@ -121,7 +123,8 @@ cdef Output *output_new(Engine *engine, Connection *connection, const char *firs
         memcpy(output.prefix, first, first_length)
     if connection.posted_length:
         memcpy(output.prefix + first_length, connection.posted, connection.posted_length)
-    output.prefix_length = first_length + connection.posted_length
+    output.text = output.prefix
+    output.text_length = first_length + connection.posted_length
     connection.posted_length = 0
     output.connection = connection
     connection.output = output
@@ -139,6 +142,7 @@ cdef void output_free(Engine *engine, Connection *connection) noexcept nogil:
     fill_leave(output)
     output_unpin(output)
     answer_drop(engine, output.answer)
+    multipart_free(output.parts)
     free(output.prefix)
     free(output)
 
@@ -151,15 +155,32 @@ cdef void output_unpin(Output *output) noexcept nogil:
         fragment_unpin(fragments, fragment_at(fragments, output.place))
 
 
+cdef bint has_parts(const Output *output) noexcept nogil:
+    """Whether there are parts that were not begun."""
+    return output.parts is not NULL and output.parts_begun < output.parts.count
+
+
+cdef void next_part(Output *output) noexcept nogil:
+    cdef const Part *part = &output.parts.parts[output.parts_begun]
+    output.parts_begun += 1
+    output.text = part.text
+    output.text_length = part.text_length
+    output.text_sent = 0
+    output.object_position = part.first
+    output.object_left = part.length
+
+
 cdef void output_step(Engine *engine, Connection *connection) noexcept nogil:
     """Lets the next piece leave, or ends the Output."""
     cdef Output *output = connection.output
     output.begun = 1
     set_deadline(engine, connection, engine.limits.send_timeout_us)
-    if output.prefix_sent < output.prefix_length and not (output.heads_fragment and output.object_left):
-        engine.driver.send_reported(engine, connection, output.prefix + output.prefix_sent,
-                                    output.prefix_length - output.prefix_sent,
-                                    output.body_left > 0 or output.object_left > 0, NULL, 0)
+    if output.text_sent == output.text_length and not output.object_left and has_parts(output):
+        next_part(output)
+    if output.text_sent < output.text_length and not (output.heads_fragment and output.object_left):
+        engine.driver.send_reported(engine, connection, output.text + output.text_sent,
+                                    output.text_length - output.text_sent,
+                                    output.body_left > 0 or output.object_left > 0 or has_parts(output), NULL, 0)
     elif output.body_left:
         engine.driver.send_reported(engine, connection, output.body, min(output.body_left, <uint64_t>PIECE_SIZE_BYTES),
                                     output.body_left > PIECE_SIZE_BYTES, output.answer if output.zero_copy else NULL, 0)
@@ -201,19 +222,19 @@ cdef void object_step(Engine *engine, Connection *connection, Output *output) no
 cdef void send_piece(Engine *engine, Connection *connection, Output *output, const char *at, uint32_t length,
                      Fragments *fragments, uint32_t number) noexcept nogil:
     """Sends bytes of a fragment, or (NULL) of a plain payload; with the header lines before them, if these go there."""
-    cdef bint more = output.object_left > length
+    cdef bint more = output.object_left > length or has_parts(output)
     cdef const char *head = NULL
     cdef Fragment *fragment
     cdef uint32_t ignored
-    if output.prefix_sent < output.prefix_length:
+    if output.text_sent < output.text_length:
         output.heads_fragment = 0
         if fragments is not NULL and output.object_position == 0:
-            head = fragments_with_head(fragments, output.prefix, output.prefix_length)
+            head = fragments_with_head(fragments, output.text, output.text_length)
         if head is NULL:
             output_step(engine, connection)     # they go by themselves
             return
         at = head
-        length += output.prefix_length
+        length += output.text_length
     if fragments is NULL:
         engine.driver.send_reported(engine, connection, at, length, more, NULL, 0)
         return
@@ -234,8 +255,8 @@ cdef void sent(Engine *engine, Connection *connection, int64_t result) noexcept 
         engine.driver.tear_down(engine, connection)
         return
     engine.counters.bytes_sent += <uint64_t>result
-    part = min(result, <int64_t>(output.prefix_length - output.prefix_sent))
-    output.prefix_sent += <uint32_t>part
+    part = min(result, <int64_t>(output.text_length - output.text_sent))
+    output.text_sent += <uint32_t>part
     result -= part
     if output.body_left:
         output.body += result

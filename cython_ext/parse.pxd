@@ -34,6 +34,7 @@ cpdef enum TargetForm:
     TARGET_ABSOLUTE
     TARGET_AUTHORITY        # CONNECT only
     TARGET_ASTERISK         # OPTIONS only
+    TARGET_KEY              # of another protocol, whose requests name no version
 
 
 cpdef enum HeadFlag:
@@ -117,3 +118,9 @@ cdef int parse_head(const char *data, uint32_t length, uint32_t *scanned, const 
 # Iterates header lines: `cursor` is an offset into the head (start with head.headers.offset); returns 1 and one line's
 # name and value (without white space around), 0 after the last. Only for heads that parse_head accepted.
 cdef int next_header(const char *data, const Head *head, uint32_t *cursor, Slice *name, Slice *value) noexcept nogil
+
+
+# Bytes of a request line, as the access log shows it: method, target, and where there is one the version.
+cdef inline uint32_t request_line_length(const Head *head) noexcept nogil:
+    cdef uint32_t version_length = 0 if head.target_form == TARGET_KEY else 9
+    return head.target.offset + head.target.length + version_length - head.method_name.offset

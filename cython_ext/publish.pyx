@@ -8,6 +8,8 @@ The rules:
 - A request is published when it is answered from the cache for the second time: most never are.
 - Where an image is withdrawn, its place is not used again before the ring was read up to where it stood then: records
   behind that were reserved after the withdrawal, and the kernel side has looked at the generation since.
+- Where all places are taken, an image that was not met since the hand last passed makes room, and one only for each
+  that wants a place. A few are withdrawn ahead, since their places cannot be used at once.
 """
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy, memset
@@ -33,6 +35,7 @@ cdef extern from "compat.h" nogil:
 cdef enum:
     PUBLISHED_BY_CONNECTION_MAX = 64    # so that one client cannot drive all others' requests out
     HAND_STEPS_MAX = 64                 # images looked at for one to withdraw
+    WITHDRAWN_AHEAD = 8
     UNSUITED = (HEAD_CHUNKED | HEAD_LENGTH | HEAD_EXPECT_CONTINUE | HEAD_CONDITIONAL | HEAD_RANGE | HEAD_CREDENTIALS
                 | HEAD_UPGRADE | HEAD_NO_CACHE)
 
@@ -103,24 +106,37 @@ cdef int free_slot(const Tier *tier, uint64_t hash) noexcept nogil:
 
 
 cdef int free_image(Tier *tier) noexcept nogil:
-    """A place for an image; -1: none now. The hand withdraws those that were not met since it last passed."""
-    cdef uint32_t _step, number
-    cdef Published *published
+    """A place for an image; -1: none now."""
+    cdef uint32_t number
     if tier.images_made < BB_IMAGES_MAX:
         tier.images_made += 1
         return <int>tier.images_made - 1
+    if tier.withdrawn_count < WITHDRAWN_AHEAD:
+        make_room(tier)
+    if tier.withdrawn_count == 0:
+        return -1
+    number = tier.withdrawn[tier.withdrawn_first]
+    if tier.consumed < tier.published[number].reusable_at:
+        return -1                       # nor can those that were withdrawn later be used yet
+    tier.withdrawn_first = (tier.withdrawn_first + 1) % BB_IMAGES_MAX
+    tier.withdrawn_count -= 1
+    return <int>number
+
+
+cdef void make_room(Tier *tier) noexcept nogil:
+    """Lets the hand go on to an image that was not met since it last passed, and withdraws it."""
+    cdef uint32_t _step, number
+    cdef Published *published
     for _step in range(HAND_STEPS_MAX):
         number = tier.hand
         tier.hand = (tier.hand + 1) % BB_IMAGES_MAX
         published = &tier.published[number]
         if published.object is NULL:
-            if tier.consumed >= published.reusable_at:
-                return <int>number
-        elif published.was_visited:
-            published.was_visited = 0
-        else:
+            continue
+        if not published.was_visited:
             withdraw(tier, number)
-    return -1
+            return
+        published.was_visited = 0
 
 
 cdef bint publish(Tier *tier, const Request *request, const uint64_t *words, uint64_t hash) noexcept nogil:
@@ -139,7 +155,7 @@ cdef bint publish(Tier *tier, const Request *request, const uint64_t *words, uin
     published.object = request.object
     cache_hold(published.object)
     published.slot = <uint32_t>slot
-    published.was_visited = 1
+    published.was_visited = 0
     published.head = request.head[0]
     image.length = length
     image.hash = hash
@@ -165,6 +181,8 @@ cdef void withdraw(Tier *tier, uint32_t number) noexcept nogil:
     published.reusable_at = bb_load_acquire_64(tier.producer)
     cache_drop(published.object)
     published.object = NULL
+    tier.withdrawn[(tier.withdrawn_first + tier.withdrawn_count) % BB_IMAGES_MAX] = number
+    tier.withdrawn_count += 1
     bb_store_release(&tier.words.image_count, tier.words.image_count - 1)
 
 
@@ -180,7 +198,7 @@ cdef void publish_end(Tier *tier) noexcept nogil:
     for number in range(tier.images_made):
         if tier.published[number].object is not NULL:
             withdraw(tier, number)
-    tier.images_made = 0
+    tier.images_made = tier.withdrawn_first = tier.withdrawn_count = 0
 
 
 # --- what is recognised ----------------------------------------------------------------------------------------------
@@ -205,6 +223,7 @@ cdef void recognised(Engine *engine, Connection *connection, const bb_hit *hit, 
         if may_answer(engine, published.object):
             cache_mark_visited(published.object)
             engine.cache.hits += 1
+            tier.known += 1
             received_known(engine, connection, data, length, &published.head, published.object)
             return
         if published.object.flags & OBJECT_UNLINKED:

@@ -11,8 +11,8 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memchr, memcmp
 
 from batchbridge.cython_ext.cache cimport (
-    LINE_OBJECTS_MAX, OBJECT_FILE, Cache, CacheObject, cache_find_url, cache_line, cache_outlived_purges, cache_remove,
-    cache_soften, cache_sweep)
+    LINE_OBJECTS_MAX, OBJECT_FILE, Cache, CacheObject, cache_find_url, cache_line, cache_remove, cache_sweep)
+from batchbridge.cython_ext.freshness cimport cache_outlived_purges, cache_soften
 from batchbridge.cython_ext.groups cimport (
     GROUP_DIRECTORY, GROUP_TAG, Group, group_find, group_purge, is_directory_text)
 
@@ -46,7 +46,7 @@ cdef bint same_host(const char *one, const char *other, uint32_t length) noexcep
 cdef bint is_of_host(const CacheObject *object, const char *host, uint32_t length) noexcept nogil:
     """Whether an object is for this authority. A file is for all."""
     cdef const char *own = object.bytes + object.target_length + 1
-    if object.key_length == object.target_length or host is NULL:
+    if object.flags & OBJECT_FILE or object.key_length == object.target_length or host is NULL:
         return True
     if object.key_length < object.target_length + 1 + length + 1 or own[length]:
         return False

@@ -4,9 +4,17 @@
 # loop's end. A large one, or one whose client reads slowly, becomes the connection's Output, one piece after the other;
 # nothing more is answered on that connection before it is through.
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.string cimport memcpy
 
 from batchbridge.cython_ext.cache cimport CacheObject
-from batchbridge.cython_ext.core cimport Answer, Connection, Engine
+from batchbridge.cython_ext.core cimport Answer, Connection, Deferred, Engine, Request
+from batchbridge.cython_ext.multipart cimport Multipart
+
+
+cdef inline char *put(char *at, const char *text, uint32_t length) noexcept nogil:
+    if length:                  # memcpy wants two pointers even for nothing
+        memcpy(at, text, length)
+    return at + length
 
 
 # --- what a response consists of -------------------------------------------------------------------------------------
@@ -29,12 +37,13 @@ cdef struct Response:
     CacheObject *object             # the body is a part of its payload instead, from object_position on; or NULL
     uint64_t object_position
     uint8_t is_absent               # not all of that part is in memory
+    Multipart *parts                # the body is these parts of the object; NULL: it is in one
 
 # Whether another response can be taken in this loop: the scratch has room, the connection is not writing.
 cdef bint can_respond(const Engine *engine, const Connection *connection) noexcept nogil
 
-# Takes a response. The caller has seen can_respond, and keeps its own reference to `answer`. An object whose payload is
-# too long to be copied, or not all there, needs an answer.
+# Takes a response. The caller has seen can_respond, keeps its own reference to `answer`, and gives `parts` away. An
+# object whose payload is too long to be copied, or not all there, needs an answer.
 cdef void respond(Engine *engine, Connection *connection, const Response *response) noexcept nogil
 
 # An interim response (100), which is not counted as one.
@@ -42,10 +51,6 @@ cdef void respond_continue(Engine *engine, Connection *connection) noexcept nogi
 
 # At the loop's end: lets what was posted leave, and closes after the last response.
 cdef void flush(Engine *engine, Connection *connection) noexcept nogil
-
-# Pre-computes what is the same in all responses; every second what has changed.
-cdef prepare_lines(Engine *engine, bytes server_name)
-cdef void send_tick(Engine *engine) noexcept nogil
 
 # --- what the driver reports -----------------------------------------------------------------------------------------
 

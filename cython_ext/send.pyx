@@ -8,8 +8,6 @@ The rules:
   fell short (law 4). There are two scratches for that.
 - Whoever answers asks can_respond first; so respond() never has to refuse.
 """
-import http
-
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.errno cimport EAGAIN
 from libc.string cimport memcpy
@@ -17,79 +15,14 @@ from libc.string cimport memcpy
 from batchbridge.cython_ext.cache cimport object_copy_out
 from batchbridge.cython_ext.core cimport (
     CONNECTION_LINGERS, CONNECTION_OPEN, IS_CLOSING, IS_DIRTY, IS_EOF, IS_LAST, IS_PAUSED, IS_REFUSED, IS_WRITING,
-    STATUS_MAX, Connection, Engine, Output)
+    Connection, Engine, Output)
+from batchbridge.cython_ext.multipart cimport Part, multipart_free
 from batchbridge.cython_ext.output cimport answer_hold, mark_dirty, output_new, output_step, set_deadline
 
 
-cdef extern from "<time.h>" nogil:
-    ctypedef long time_t
-    struct tm:
-        int tm_year
-    tm *gmtime_r(const time_t *, tm *) noexcept
-    size_t strftime(char *, size_t, const char *, const tm *) noexcept
-
-
 cdef enum:
-    HEAD_SIZE_BYTES_MAX = 512           # of the engine's own lines: at most RESPONSE_HEAD_ROOM_BYTES
+    HEAD_SIZE_BYTES_MAX = 512           # of what a protocol writes first: RESPONSE_HEAD_ROOM_BYTES
     POSTED_BYTES_MAX = 262144           # of one connection in one loop
-
-
-# --- header lines ----------------------------------------------------------------------------------------------------
-
-cdef char *put(char *at, const char *text, uint32_t length) noexcept nogil:
-    if length:                  # memcpy wants two pointers even for nothing
-        memcpy(at, text, length)
-    return at + length
-
-
-cdef char *put_number(char *at, uint64_t number) noexcept nogil:
-    cdef char digits[20]
-    cdef int count = 0
-    while True:
-        digits[count] = <char>(c'0' + number % 10)
-        number //= 10
-        count += 1
-        if number == 0:
-            break
-    while count:
-        count -= 1
-        at[0] = digits[count]
-        at += 1
-    return at
-
-
-cdef char *put_head(const Engine *engine, char *at, const Response *response) noexcept nogil:
-    """The engine's own lines: status, Date, Server, Content-Length, Connection. At most HEAD_SIZE_BYTES_MAX."""
-    at = put(at, engine.status_lines[response.status], engine.status_lengths[response.status])
-    at = put(at, engine.date_line, engine.date_length)
-    at = put(at, engine.server_line, engine.server_length)
-    if response.content_length >= 0:
-        at = put_number(put(at, b"Content-Length: ", 16), <uint64_t>response.content_length)
-        at = put(at, b"\r\n", 2)
-    if not response.keep_alive:
-        at = put(at, b"Connection: close\r\n", 19)
-    elif response.version_minor == 0:
-        at = put(at, b"Connection: keep-alive\r\n", 24)
-    return at
-
-
-cdef prepare_lines(Engine *engine, bytes server_name):
-    phrases = {status.value: status.phrase for status in http.HTTPStatus}
-    for status in range(100, STATUS_MAX):
-        line = f"HTTP/1.1 {status} {phrases.get(status, '')}\r\n".encode("ascii")
-        engine.status_lengths[status] = len(line)
-        memcpy(engine.status_lines[status], <const char *>line, len(line))
-    line = b"Server: " + server_name + b"\r\n" if server_name else b""
-    engine.server_length = len(line)
-    memcpy(engine.server_line, <const char *>line, len(line))
-
-
-cdef void send_tick(Engine *engine) noexcept nogil:
-    cdef tm parts
-    cdef time_t seconds = <time_t>engine.wall_s
-    gmtime_r(&seconds, &parts)
-    engine.date_length = <uint32_t>strftime(engine.date_line, sizeof(engine.date_line),
-                                            b"Date: %a, %d %b %Y %H:%M:%S GMT\r\n", &parts)
 
 
 # --- the scratch -----------------------------------------------------------------------------------------------------
@@ -128,17 +61,35 @@ cdef void respond(Engine *engine, Connection *connection, const Response *respon
             > engine.limits.copied_size_bytes_max or response.is_absent):
         output_begin(engine, connection, response, body_length)
         return
-    at = put_head(engine, scratch_reserve(engine, connection), response)
+    at = engine.machine.write_head(engine, scratch_reserve(engine, connection), response)
     at = put(at, response.extra, response.extra_length)
     at = put(at, response.headers, response.headers_length)
     if response.needs_empty_line:
         at = put(at, b"\r\n", 2)
-    if response.object is NULL:
-        at = put(at, response.body, <uint32_t>body_length)
-    elif body_length:
-        object_copy_out(response.object, response.object_position, body_length, at)
-        at += body_length
+    if response.parts is NULL:
+        at = put_body(at, response, body_length)
+    else:
+        at = put_parts(at, response)
+        multipart_free(response.parts)
     scratch_commit(engine, connection, at)
+
+
+cdef char *put_parts(char *at, const Response *response) noexcept nogil:
+    cdef const Part *part
+    cdef uint32_t index
+    for index in range(response.parts.count):
+        part = &response.parts.parts[index]
+        at = put(at, part.text, part.text_length)
+        object_copy_out(response.object, part.first, part.length, at)
+        at += part.length
+    return at
+
+
+cdef char *put_body(char *at, const Response *response, uint64_t length) noexcept nogil:
+    if response.object is NULL:
+        return put(at, response.body, <uint32_t>length)
+    object_copy_out(response.object, response.object_position, length, at)
+    return at + length
 
 
 cdef void respond_continue(Engine *engine, Connection *connection) noexcept nogil:
@@ -151,11 +102,12 @@ cdef void respond_continue(Engine *engine, Connection *connection) noexcept nogi
 cdef void output_begin(Engine *engine, Connection *connection, const Response *response,
                        uint64_t body_length) noexcept nogil:
     cdef char head[HEAD_SIZE_BYTES_MAX]
-    cdef uint32_t head_length = <uint32_t>(put_head(engine, head, response) - head)
+    cdef uint32_t head_length = <uint32_t>(engine.machine.write_head(engine, head, response) - head)
     cdef Output *output = output_new(engine, connection, NULL, 0,
                                      head_length + response.extra_length + response.headers_length + 2)
     cdef char *at
     if output is NULL:
+        multipart_free(response.parts)
         return
     if response.answer is not NULL and body_length:
         answer_hold(response.answer)
@@ -170,22 +122,24 @@ cdef void output_begin(Engine *engine, Connection *connection, const Response *r
         output.zero_copy = 1
         return
     # In front of a fragment they are the same for most, for a second: not with what few ask for.
-    output.heads_fragment = (output.prefix_length == 0 and response.keep_alive and response.version_minor == 1
+    output.heads_fragment = (output.text_length == 0 and response.keep_alive and response.version_minor == 1
                              and response.status == 200)
-    at = put(output.prefix + output.prefix_length, head, head_length)
+    at = put(output.prefix + output.text_length, head, head_length)
     at = put(at, response.extra, response.extra_length)
     at = put(at, response.headers, response.headers_length)
     if response.needs_empty_line:
         at = put(at, b"\r\n", 2)
-    output.prefix_length = <uint32_t>(at - output.prefix)
-    if response.object is not NULL:
-        output.object_position = response.object_position
-        output.object_left = body_length
-        if output.answer is NULL and body_length:
-            engine.driver.tear_down(engine, connection)     # there was no memory to hold the object by
-    elif body_length:
+    output.text_length = <uint32_t>(at - output.prefix)
+    output.parts = response.parts
+    if response.object is NULL:
         output.body = response.body
         output.body_left = body_length
+        return
+    if response.parts is NULL:
+        output.object_position = response.object_position
+        output.object_left = body_length
+    if output.answer is NULL and body_length:
+        engine.driver.tear_down(engine, connection)         # there was no memory to hold the object by
 
 
 cdef void send_fell_short(Engine *engine, Connection *connection, int64_t result) noexcept nogil:

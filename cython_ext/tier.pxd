@@ -50,13 +50,19 @@ cdef extern from "shared.h" nogil:
 cdef struct RowState:
     uint8_t is_open                 # told as opened, not yet as closed
     uint8_t was_left                # its connection was accepted and has gone: what still comes is dropped
-    uint8_t is_broken               # what came before it was accepted could not be kept in order
+    uint8_t is_broken               # what had to be kept could not be, in order
+    uint8_t has_early               # bytes are kept, or a FIN
     uint8_t has_early_end
     uint8_t is_draining             # in the list of those whose socket is to be read
     uint32_t connection             # its index + 1; 0: not accepted yet, or left
     uint32_t received               # bytes that came up; a FIN counts one
-    char *early                     # heap: what came before the connection was known
+    char *early                     # heap: what came before the connection was known, or before bytes that go first
     uint32_t early_length
+    uint32_t early_up               # of the first of them, as the record said
+    bb_hit early_hit                # kept is an image's bytes, and nothing else; generation 0: it is not
+    uint32_t due                    # bytes before it that did not come by the ring, when that was read to due_position,
+    uint64_t due_position           # lie in the socket; 0: nobody has asked
+    uint64_t missing_since_us       # when bytes were first missed, or the last of them came
     bb_peer peer
 
 
@@ -110,7 +116,12 @@ cdef struct Tier:
     Published *published
     uint32_t images_made
     uint32_t hand                   # of the images, where room is made next
+    uint32_t *withdrawn             # places of images, round: from the one that can be used again first
+    uint32_t withdrawn_first
+    uint32_t withdrawn_count
     uint64_t seen[SEEN_PLACES]      # hashes of requests that were answered from the cache once
     # Counters.
+    uint64_t known                  # requests that were recognised, and answered without being parsed
     uint64_t drained_bytes
     uint64_t gaps
+    uint64_t gaps_awaited           # of them, those whose bytes were not all in the socket yet

@@ -27,8 +27,8 @@ from batchbridge.cython_ext.bridge cimport RESPONSE_BLOCK_SIZE_BYTES
 from batchbridge.cython_ext.connection cimport (
     connection_closed, connection_lost, connection_open, connection_peer, received, received_end)
 from batchbridge.cython_ext.core cimport (
-    ANSWER_LANE, ANSWER_OBJECT, CONNECTION_CLOSES, CONNECTION_FREE, CONNECTION_OPEN, IS_CLOSING, IS_PAUSED,
-    IS_RECEIVING, Answer, Connection, Engine, Fill)
+    ANSWER_LANE, ANSWER_OBJECT, CONNECTION_CLOSES, CONNECTION_FREE, CONNECTION_OPEN, IS_CLOSING, IS_FINISHING,
+    IS_PAUSED, IS_RECEIVING, Answer, Connection, Engine, Fill)
 from batchbridge.cython_ext.engine cimport EngineThread, turn_begin, turn_end, turn_goes_on, turn_wait_us
 from batchbridge.cython_ext.cache cimport object_fragments
 from batchbridge.cython_ext.fills cimport fill_at
@@ -323,6 +323,7 @@ cdef void driver_finish(Engine *engine, Connection *connection, const char *data
     io_uring_prep_shutdown(entry, connection.fd, SHUT_WR)
     name_entry(entry, OPERATION_FINISH, connection, driver.slot_flag)
     connection.operations += 1
+    connection.flags |= IS_FINISHING
 
 
 cdef void driver_tear_down(Engine *engine, Connection *connection) noexcept nogil:
@@ -346,7 +347,9 @@ cdef void abort(Engine *engine, Connection *connection) noexcept nogil:
             entry = ring_entry(&driver.ring)
             io_uring_prep_cancel64(entry, zero_copy_tag(connection.output.answer, connection.output.place), 0)
             name_entry(entry, OPERATION_CANCEL, connection, IOSQE_CQE_SKIP_SUCCESS)
-    close_slot(driver, connection)
+    # A shutdown is carried out by a thread of the kernel's, which looks only then whose descriptor it is.
+    if not connection.flags & IS_FINISHING:
+        close_slot(driver, connection)
 
 
 cdef void driver_ring_bell(Engine *engine, int bell) noexcept nogil:
@@ -519,6 +522,9 @@ cdef void on_connection(Engine *engine, int operation, Connection *connection, i
         on_close(engine, connection, result)
     elif operation == OPERATION_FINISH:
         connection.operations -= 1
+        connection.flags &= ~IS_FINISHING
+        if connection.state == CONNECTION_CLOSES:
+            close_slot(driver_of(engine), connection)
     close_if_over(engine, connection)
 
 

@@ -5,7 +5,7 @@ all. Elsewhere such skips are only listed.
 """
 
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 from pathlib import Path
 
 import hypothesis
@@ -32,7 +32,7 @@ class SkipAccount:
         lines = (line.partition("#")[0].strip() for line in allowed_text.splitlines())
         self.allowed = {line for line in lines if line}
         self.expected: Counter[str] = Counter()
-        self.unexpected: list[str] = []
+        self.unexpected: defaultdict[str, list[str]] = defaultdict(list)
         self.ran = 0
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -51,10 +51,13 @@ class SkipAccount:
         if code in self.allowed:
             self.expected[code] += 1
         else:
-            self.unexpected.append(f"{report.nodeid}: {reason}")
+            self.unexpected[reason.removeprefix("Skipped: ")].append(report.nodeid)
 
     def _faults(self) -> list[str]:
-        faults = [f"unexpected skip: {skip}" for skip in self.unexpected]
+        faults = [
+            f"{len(nodes)} skipped ({nodes[0]}{' and others' * (len(nodes) > 1)}): {reason}"
+            for reason, nodes in sorted(self.unexpected.items(), key=lambda item: -len(item[1]))
+        ]
         return faults if self.ran or not IN_CI else [*faults, "no test ran"]
 
     @pytest.hookimpl(tryfirst=True)
@@ -66,6 +69,7 @@ class SkipAccount:
         for code, count in sorted(self.expected.items()):
             terminalreporter.write_line(f"skipped as allowed: {count} with {code}")
         if faults := self._faults():
-            terminalreporter.write_sep("=", "this fails the run" if IN_CI else "this would fail in CI", red=True)
+            heading = "this fails the run" if IN_CI else "not everything was tested; in CI this would fail the run"
+            terminalreporter.write_sep("=", heading, red=True)
             for fault in faults:
                 terminalreporter.write_line(fault)

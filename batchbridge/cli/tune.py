@@ -67,7 +67,7 @@ def _admin(_context: click.Context, _parameter: click.Parameter, value: str | No
 @click.option("--max-throughput", is_flag=True, help="Goal: the most requests/s, in a closed loop.")
 @click.option("--min-cpu", is_flag=True, help="Goal: the least server CPU per request.")
 @click.option("--rate", metavar="N", type=click.FloatRange(min=0, min_open=True),
-              help="Requests/s to offer (Poisson).  [70% of the capacity, which is measured]")  # fmt: skip
+              help="Requests/s to offer (Poisson).  [half of the capacity, which is measured]")  # fmt: skip
 @click.option("--sizes", metavar="N,N...", default=",".join(map(str, SIZES)), show_default=True,
               callback=_numbers("max_batch_size", lambda text, label: _number_or_text(text)),
               help="max_batch_size to try.")  # fmt: skip

@@ -10,15 +10,14 @@ from typing import Any
 
 from .arms import SIZES, QuestionArms
 from .cost import slopes_by_block
-from .experiment import CAPACITY, COST, LATENCY, LONE, OVERHEAD_S, Arm, Experiment, Phase, shuffled
-from .load import IDLE_SHARE_MIN
+from .experiment import CAPACITY, COST, LATENCY, LONE, OVERHEAD_S, Arm, Experiment, Phase, is_client_limited, shuffled
 from .results import Run
-from .statistics import Interval, bootstrap_interval, by_block, closed_gap, ratio_interval
+from .statistics import Interval, bootstrap_interval, by_block, closed_gap, middle, ratio_interval
 from .workload import work_of
 
 __all__ = ["FULL", "QUICK", "ArmFigures", "Plan", "estimate_s", "perform", "summarise"]
 
-UNBATCHED, KERNEL_ARMS = "U1", ("K0", "K1")
+UNBATCHED, UNBATCHED_AGAIN, KERNEL_ARMS = "U1", "B(1,1)", ("K0", "K1")
 
 
 @dataclass(frozen=True)
@@ -192,7 +191,7 @@ def figures_of(arm: str, of: dict[str, list[Run]], work_us: float, connections: 
     unbatched_rates = by_block(
         [run for run in unbatched if run.parameters["phase"] == CAPACITY], "requests_per_s"
     )  # fmt: skip
-    busy = [run for run in closed if (run.client_idle_share or 0.0) < IDLE_SHARE_MIN]
+    busy = [run for run in closed if is_client_limited(run)]
     return ArmFigures(
         arm=arm,
         work_us=work_us,
@@ -209,7 +208,7 @@ def figures_of(arm: str, of: dict[str, list[Run]], work_us: float, connections: 
             for kernel in KERNEL_ARMS
             if kernel in of and arm.startswith("B")
         },
-        client_cost_us=middle(client_cost_us(run) for run in closed),
+        client_cost_us=middle(run.client_cpu_us_per_request for run in closed),
         ipis_per_request=middle(run.ipis_per_request for run in closed),
         latency_p50_us=percentile(slow, "p50"),
         latency_p99_us=percentile(slow, "p99"),
@@ -223,19 +222,6 @@ def costs_by_block(runs: Iterable[Run]) -> dict[int, float]:
     return slopes or by_block((run for run in runs if run.parameters["phase"] == CAPACITY), "server_cpu_us_per_request")
 
 
-def client_cost_us(run: Run) -> float | None:
-    """Microseconds of the client's core by request."""
-    if run.client_idle_share is None or not run.responses:
-        return None
-    return (1 - run.client_idle_share) * run.seconds * 1e6 / run.responses
-
-
 def percentile(runs: Iterable[Run], name: str) -> float | None:
     """The median over runs of a latency."""
     return middle(run.latency_us.get(name) for run in runs)
-
-
-def middle(values: Iterable[float | None]) -> float | None:
-    """The median of those that are known."""
-    known = [value for value in values if value is not None]
-    return median(known) if known else None

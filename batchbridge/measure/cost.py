@@ -20,8 +20,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import TracebackType
 
@@ -142,6 +142,8 @@ class Usage:
     """The largest of the cores that were watched."""
     ipis: float
     """Inter-processor interrupts that the server's core took."""
+    threads_share: float | None = None
+    """Of the time, what the server's threads had of the core; None where that was not watched."""
 
     def us_per_request(self, responses: int) -> float | None:
         """Microseconds of the core by request, all that was busy divided by all that was answered."""
@@ -169,6 +171,7 @@ class _Sample:
     ipis: int
     ticks: tuple[tuple[int, int], ...]
     """(stolen, all) of each core."""
+    threads_s: float = 0.0
 
 
 class CoreWatch:
@@ -176,12 +179,19 @@ class CoreWatch:
 
     The load generator knows when its measured time began and ended only afterwards; hence the samples. `loop` is an
     idle loop on the server's core, or None where busy time is not asked for. `idle_share` is what it gets of an idle
-    core; below IDLE_SHARE_MIN no busy time is told. The thread that looks runs where its maker may run: keep that off
-    the server's core.
+    core; below IDLE_SHARE_MIN no busy time is told. `threads_s` tells the processor time of the server's threads, in
+    seconds; None where that is not asked for. The thread that looks runs where its maker may run: keep that off the
+    server's core.
     """
 
-    def __init__(self, cpus: Sequence[int], loop: IdleLoop | None = None, idle_share: float = 1.0) -> None:
-        self._cpus, self._loop, self._idle_share = tuple(cpus), loop, idle_share
+    def __init__(
+        self,
+        cpus: Sequence[int],
+        loop: IdleLoop | None = None,
+        idle_share: float = 1.0,
+        threads_s: Callable[[], float] | None = None,
+    ) -> None:
+        self._cpus, self._loop, self._idle_share, self._threads_s = tuple(cpus), loop, idle_share, threads_s
         self._samples: list[_Sample] = []
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._look_again_and_again, name="batchbridge-watch", daemon=True)
@@ -205,22 +215,28 @@ class CoreWatch:
     def _look(self) -> _Sample:
         stat = Path("/proc/stat").read_text()
         ipis = interrupts(Path("/proc/interrupts").read_text(), self._cpus[0])
+        threads_s = self._threads_s() if self._threads_s is not None else 0.0
         # The loop's time and the clock, side by side and last: a delay between them would be an error of either.
         own_ns, at_us = self._loop.own_ns if self._loop else 0, time.monotonic_ns() // 1000
-        return _Sample(at_us, own_ns, ipis, tuple(_ticks(stat, cpu) for cpu in self._cpus))
+        return _Sample(at_us, own_ns, ipis, tuple(_ticks(stat, cpu) for cpu in self._cpus), threads_s)
 
     def between(self, began_us: int, ended_us: int) -> Usage:
         """What happened between two moments (CLOCK_MONOTONIC, microseconds). Raises CostError for any not watched."""
-        return usage_between(self._samples, began_us, ended_us, self._idle_share if self._loop else None)
+        usage = usage_between(self._samples, began_us, ended_us, self._idle_share if self._loop else None)
+        return usage if self._threads_s is not None else replace(usage, threads_share=None)
 
 
 def usage_between(samples: Sequence[_Sample], began_us: int, ended_us: int, idle_share: float | None) -> Usage:
     """The samples at both moments, as straight lines between their neighbours have it, and what lies in between."""
     if not samples or not samples[0].at_us <= began_us < ended_us <= samples[-1].at_us:
         raise CostError("the measured time was not watched from its beginning to its end")
-    own_ns, ipis = (
+    own_ns, ipis, threads_s = (
         _at(samples, ended_us, values) - _at(samples, began_us, values)
-        for values in ([float(each.own_ns) for each in samples], [float(each.ipis) for each in samples])
+        for values in (
+            [float(each.own_ns) for each in samples],
+            [float(each.ipis) for each in samples],
+            [each.threads_s for each in samples],
+        )
     )
     seconds = (ended_us - began_us) / 1e6
     busy_share = None
@@ -233,7 +249,7 @@ def usage_between(samples: Sequence[_Sample], began_us: int, ended_us: int, idle
         (stolen - stolen_before) / max(1, total - total_before)
         for (stolen_before, total_before), (stolen, total) in zip(first.ticks, last.ticks, strict=True)
     ]
-    return Usage(seconds, busy_share, max(steals, default=0.0), ipis)
+    return Usage(seconds, busy_share, max(steals, default=0.0), ipis, threads_s / seconds)
 
 
 def _at(samples: Sequence[_Sample], at_us: int, values: Sequence[float]) -> float:

@@ -8,35 +8,63 @@ A server that fails, answers wrongly, or whose count differs from the client's m
 from __future__ import annotations
 
 import contextlib
+import os
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from ..cython_ext.load import Exchange
 from ..errors import BatchBridgeError
 from . import namespaces, profile
 from .cost import IDLE_SHARE_MIN, CoreWatch, IdleLoop
-from .load import LoadFigures, run_load
+from .links import Link
+from .load import LoadFigures, is_saturated, run_load
 from .namespaces import Pair, Place
 from .processes import MeasuredProcess, ServerError, ServerProcess, cores
 from .results import Results, Run
 from .statistics import evidence_sentence
 
-__all__ = ["Arm", "Experiment", "ExperimentError", "Phase", "Site", "measure_once", "notes_of", "shuffled", "site"]
+__all__ = [
+    "Arm",
+    "Experiment",
+    "ExperimentError",
+    "Phase",
+    "Site",
+    "is_client_limited",
+    "measure_once",
+    "notes_of",
+    "shuffled",
+    "site",
+]
 
 WARMUP_S = 0.5
 #: How long the idle loop looks at the core before there is load.
 CALIBRATION_S = 0.2
 #: An open loop whose answers fall behind what was offered by more than this has found the server's limit.
 SHORTFALL_MAX = 0.05
-#: The first answers of a kernel arm are user mode's, which then publishes them.
+#: What a server says that will not answer now.
+REFUSED_STATUS = 503
+#: The first answers of a kernel arm are user mode's, which then publishes them: to each request so many.
 KERNEL_HITS_MIN = 0.9
+PUBLISHING_ANSWERS = 4
 #: Runs take this much longer than their measured time: processes start, warm up and end.
 OVERHEAD_S = 1.8
 
-CAPACITY, COST, LATENCY, LONE = "capacity", "cost", "latency", "lone"
+#: Where server and client run: in two namespaces; on two cores over loopback; on one core, over loopback.
+NAMESPACES, LOOPBACK, ONE_CORE = PLACES = ("namespaces", "loopback", "one-core")
+ONE_CORE_CAVEAT = (
+    "Measured with server and client on one core: no interrupt goes from one to another, a request's cost is both "
+    "sides' together, and rates are what one core does for both."
+)
+
+CAPACITY, COST, LATENCY, LONE, OVERLOAD = "capacity", "cost", "latency", "lone", "overload"
 COST_PHASES = (CAPACITY, COST)
+
+
+USUAL = Link()
+
+Planned = TypeVar("Planned")
 
 
 class ExperimentError(BatchBridgeError):
@@ -50,6 +78,17 @@ class Site:
     server_cpu: int
     client_cpu: int
     pair: Pair = field(default_factory=Pair)
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """For a results file: the place, and what its link does."""
+        place = NAMESPACES if not self.pair.is_loopback else ONE_CORE if self.is_one_core else LOOPBACK
+        return {"place": place, "link": dict(self.pair.link)}
+
+    @property
+    def is_one_core(self) -> bool:
+        """Whether both sides share a core."""
+        return self.server_cpu == self.client_cpu
 
 
 @dataclass(frozen=True)
@@ -67,6 +106,16 @@ class Phase:
     """A connection for each request."""
     parameters: dict[str, float | str] = field(default_factory=dict)
     """What else tells its runs from others."""
+    client_loop: bool = False
+    """An idle loop on the client's core as well: what the kernel does there for the server, such as a copy that a
+    zero-copy send puts off, is in no thread's time. That core never sleeps then, so the server wakes it for less."""
+    watch_server: bool = False
+    """Also tells how much of the core the server's threads had. Looking takes the client's core some of its time."""
+
+    @property
+    def is_overload(self) -> bool:
+        """More may be asked than can be answered: what is refused, lost or late is a figure, and no fault."""
+        return self.name == OVERLOAD
 
 
 @dataclass(frozen=True)
@@ -118,7 +167,7 @@ class Experiment:
         return run
 
 
-def shuffled(plan: Iterable[tuple[Arm, Phase]], block: int, seed: int = 1) -> list[tuple[Arm, Phase]]:
+def shuffled(plan: Iterable[Planned], block: int, seed: int = 1) -> list[Planned]:
     """The plan in the order of that block: random, and the same each time."""
     ordered = list(plan)
     random.Random(f"{seed} {block}").shuffle(ordered)
@@ -126,22 +175,34 @@ def shuffled(plan: Iterable[tuple[Arm, Phase]], block: int, seed: int = 1) -> li
 
 
 @contextlib.contextmanager
-def site(*, namespaced: bool | None = None) -> Iterator[tuple[Site, str]]:
+def site(place: str | None = None, link: Link = USUAL) -> Iterator[tuple[Site, str]]:
     """A site, and what has to be said of it ("" or a sentence).
 
-    `namespaced`: True needs the two namespaces, False takes loopback, None takes what there is. Raises ExperimentError
-    on a single core, NamespaceError.
+    `place`: one of `PLACES`; None takes the namespaces where they can be had, else loopback. `link`: of the
+    namespaces. Raises ExperimentError on a single core, unless `place` is "one-core", and where a link is asked for
+    that loopback has not; NamespaceError, LinkError.
     """
     server_cpu, client_cpu = cores()
+    if place == ONE_CORE:
+        only = min(os.sched_getaffinity(0))
+        server_cpu, client_cpu = only, only
     if server_cpu is None or client_cpu is None:
         raise ExperimentError("measuring takes two cores, one for the server and one for its client; this has one")
-    reason = None if namespaced is False else namespaces.why_not()
-    if namespaced is False or (namespaced is None and reason is not None):
-        note = f"{namespaces.LOOPBACK_CAVEAT}{f' ({reason})' if reason else ''}"
-        yield Site(server_cpu, client_cpu), f"Measured over loopback: {note}."
+    reason = None if place in (LOOPBACK, ONE_CORE) else namespaces.why_not()
+    if place == NAMESPACES or (place is None and reason is None):
+        with namespaces.within(server_cpu, client_cpu, link) as pair:
+            yield Site(server_cpu, client_cpu, pair), f"Link: {link.words}." if link.words else ""
         return
-    with namespaces.within(server_cpu, client_cpu) as pair:
-        yield Site(server_cpu, client_cpu, pair), ""
+    if link.words:
+        raise ExperimentError(f"{link.words}: that is a setting of the link between namespaces, not of loopback")
+    note = f"Measured over loopback: {namespaces.LOOPBACK_CAVEAT}{f' ({reason})' if reason else ''}."
+    yield Site(server_cpu, client_cpu), ONE_CORE_CAVEAT if place == ONE_CORE else note
+
+
+def is_client_limited(run: Run) -> bool:
+    """Whether the client was so busy that the figures may be its own."""
+    is_open = run.offered_per_s is not None
+    return run.client_idle_share is not None and is_saturated(run.client_idle_share, is_open=is_open)
 
 
 def notes_of(runs: Sequence[Run]) -> list[str]:
@@ -178,8 +239,15 @@ def measure_once(
                 # What spins leaves the loop nothing from the beginning; all that an idle core gives is known to be 1.
                 idle_share = loop.idle_share(CALIBRATION_S) if loop is not None and not arm.spins else 1.0
                 recorder = watching.enter_context(profile.Recorder(where.server_cpu)) if with_profile else None
+                client_watch = None
+                if phase.client_loop and not where.is_one_core:
+                    client_loop = watching.enter_context(IdleLoop(where.client_cpu))
+                    client_watch = watching.enter_context(
+                        CoreWatch([where.client_cpu], client_loop, client_loop.idle_share(CALIBRATION_S))
+                    )
                 cpus = [where.server_cpu, where.client_cpu]
-                watch = watching.enter_context(CoreWatch(cpus, loop, idle_share))
+                threads_s = server.cpu_s if phase.watch_server else None
+                watch = watching.enter_context(CoreWatch(cpus, loop, idle_share, threads_s))
                 figures = run_load(
                     server.host, server.port, asked, connections=phase.connections, seconds=seconds, warmup_s=warmup_s,
                     rate_per_s=phase.rate_per_s, close=phase.close, cpu=where.client_cpu, seed=block + 1,
@@ -188,11 +256,24 @@ def measure_once(
                 commands.append(figures.command)
                 found = recorder.profile(arm.program) if recorder is not None else None
             fill(run, figures, watch)
+            if client_watch is not None:
+                usage = client_watch.between(figures.began_us, figures.ended_us)
+                run.client_core_us_per_request = usage.us_per_request(figures.responses)
+            if where.is_one_core:
+                # The client waits for its core while the server has it: that is no sign that the client is the limit.
+                run.client_idle_share = None
             run.profile = found.shares if found is not None and found.samples else None
             batches = difference(counters(server, arm.route), counted)
             run.batch_sizes, run.mean_batch_size = batches.sizes, batches.mean_size
-            fault = figures.invalid_reason or fault_of(figures, watch, batches)
-            if fault is None and arm.hits_in_kernel and batches.kernel_hits < KERNEL_HITS_MIN * figures.requests:
+            if batches.read:
+                run.loops_per_s = batches.loops / batches.read * figures.requests_per_s
+            if phase.is_overload:
+                fault = overload_fault_of(figures, watch)
+                count_errors(run, figures)
+            else:
+                fault = figures.invalid_reason or fault_of(figures, watch, batches)
+            published = figures.requests - PUBLISHING_ANSWERS * len(asked)
+            if fault is None and arm.hits_in_kernel and batches.kernel_hits < KERNEL_HITS_MIN * published:
                 fault = f"the kernel side answered {batches.kernel_hits:,} of {figures.requests:,} requests"
             if fault is None and server.process.poll() is not None:
                 fault = f"the server ended with status {server.process.returncode}"
@@ -212,11 +293,29 @@ def fill(run: Run, figures: LoadFigures, watch: CoreWatch) -> None:
     """The client's figures, and what the cores showed meanwhile."""
     for name, value in figures.run_fields().items():
         setattr(run, name, value)
-    if figures.responses:
+    run.asked = figures.requests + figures.unissued
+    if figures.ended_us > figures.began_us:
         usage = watch.between(figures.began_us, figures.ended_us)
         run.server_cpu_us_per_request = usage.us_per_request(figures.responses)
         run.ipis_per_request = usage.ipis_per_request(figures.responses)
         run.steal_share = usage.steal_share
+        run.server_threads_share = usage.threads_share
+
+
+def count_errors(run: Run, figures: LoadFigures) -> None:
+    """Leaves right answers in the run's rate, and counts the others. Latencies are those of all answers."""
+    refused, answers = figures.statuses.get(REFUSED_STATUS, 0), sum(figures.statuses.values())
+    if answers:
+        run.requests_per_s = figures.requests_per_s * (1 - refused / answers)
+    run.errors = {"refused": refused, "unanswered": figures.unanswered, "unissued": figures.unissued}
+
+
+def overload_fault_of(figures: LoadFigures, watch: CoreWatch) -> str | None:
+    """Why a run under overload is void; None: it is not."""
+    wrong = figures.wrong["answers"] - figures.statuses.get(REFUSED_STATUS, 0)
+    if wrong:
+        return f"{wrong:,} of the server's answers were wrong, and not because it refused"
+    return watch.between(figures.began_us, figures.ended_us).steal_fault
 
 
 def fault_of(figures: LoadFigures, watch: CoreWatch, counted: Counted) -> str | None:
@@ -238,6 +337,7 @@ class Counted:
 
     read: int | None
     kernel_hits: int = 0
+    loops: int = 0
     items: int = 0
     batches: int = 0
     sizes: list[tuple[int, int]] = field(default_factory=list)
@@ -258,11 +358,12 @@ def counted_in(stats: dict[str, Any], route: str | None) -> Counted:
     """The same, of a server's statistics."""
     read = int(stats["requests"]["read"])
     hits = int(stats.get("kernel_side", {}).get("hits", 0))
+    loops = int(stats.get("engine", {}).get("loops", 0))
     found: dict[str, Any] = stats["routes"].get(route, {}) if route is not None else {}
     if not found:
-        return Counted(read, hits)
+        return Counted(read, hits, loops)
     sizes = [(1 << power, count) for power, count in enumerate(found["batch_size_histogram"])]
-    return Counted(read, hits, found["items"], found["batches"], sizes)
+    return Counted(read, hits, loops, found["items"], found["batches"], sizes)
 
 
 def difference(after: Counted, before: Counted) -> Counted:
@@ -273,6 +374,7 @@ def difference(after: Counted, before: Counted) -> Counted:
     return Counted(
         read,
         after.kernel_hits - before.kernel_hits,
+        after.loops - before.loops,
         after.items - before.items,
         after.batches - before.batches,
         [pair for pair in sizes if pair[1] > 0],

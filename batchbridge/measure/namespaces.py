@@ -3,7 +3,8 @@
 Over loopback, what the kernel does to receive a request runs where the client sent it: the two sides' costs mix. Here a
 pair of virtual interfaces joins a server's and a client's namespace, and packet steering (RPS) moves each side's
 receiving to that side's core, as an interrupt of a network card would. What it is not: a network card. Steering costs
-inter-processor interrupts, checksums are not computed, and segmentation is late.
+inter-processor interrupts, checksums are not computed, and segmentation is late. Each of these can be set otherwise
+(`links.Link`), to see what it does to a figure.
 
 It takes root, `ip` and `nsenter`. All of it is removed at the end; what a killed run left is removed by the next.
 """
@@ -18,12 +19,13 @@ import shutil
 import socket
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 from ..errors import BatchBridgeError
+from . import links
 from .interrupts import termination_as_interrupt
 
 __all__ = ["CLIENT", "LOOPBACK", "LOOPBACK_CAVEAT", "SERVER", "NamespaceError", "Pair", "Place", "why_not", "within"]
@@ -108,6 +110,8 @@ class Pair:
 
     server: Place = LOOPBACK
     client: Place = LOOPBACK
+    link: Mapping[str, int | bool] = field(default_factory=dict)
+    """What the interfaces between them do, by `links.read`; nothing over loopback."""
 
     @property
     def is_loopback(self) -> bool:
@@ -126,10 +130,11 @@ def why_not() -> str | None:
 
 
 @contextlib.contextmanager
-def within(server_cpu: int, client_cpu: int, *, mtu_bytes: int = 1500) -> Iterator[Pair]:
+def within(server_cpu: int, client_cpu: int, link: links.Link = links.Link()) -> Iterator[Pair]:  # noqa: B008
     """Both namespaces, their receiving steered to these cores; all is removed at the end, also after Ctrl-C or SIGTERM.
 
-    Raises NamespaceError where it cannot be, also while another process of this machine measures so.
+    Raises NamespaceError where it cannot be, also while another process of this machine measures so, and LinkError for
+    settings of the link that the kernel does not take.
     """
     if (reason := why_not()) is not None:
         raise NamespaceError(reason)
@@ -140,9 +145,13 @@ def within(server_cpu: int, client_cpu: int, *, mtu_bytes: int = 1500) -> Iterat
             _make(CLIENT)
             _run("ip", "-n", SERVER, "link", "add", SERVER_LINK, "type", "veth",
                  "peer", "name", CLIENT_LINK, "netns", CLIENT)  # fmt: skip
-            _bring_up(SERVER, SERVER_LINK, SERVER_HOST, server_cpu, mtu_bytes)
-            _bring_up(CLIENT, CLIENT_LINK, CLIENT_HOST, client_cpu, mtu_bytes)
-            yield Pair(Place(SERVER_HOST, SERVER), Place(CLIENT_HOST, CLIENT))
+            server, client = Place(SERVER_HOST, SERVER), Place(CLIENT_HOST, CLIENT)
+            server.call(lambda: links.apply(SERVER_LINK, link))
+            client.call(lambda: links.apply(CLIENT_LINK, link))
+            _bring_up(SERVER, SERVER_LINK, SERVER_HOST, server_cpu if link.steering else None)
+            _bring_up(CLIENT, CLIENT_LINK, CLIENT_HOST, client_cpu if link.steering else None)
+            found = server.call(lambda: links.read(SERVER_LINK))
+            yield Pair(server, client, {**found, "steering": link.steering})
         finally:
             _remove()
 
@@ -159,12 +168,13 @@ def _make(namespace: str) -> None:
         _write_within(namespace, f"/proc/sys/{name}", value, needed=name != "net/ipv4/tcp_tw_reuse")
 
 
-def _bring_up(namespace: str, link: str, host: str, cpu: int, mtu_bytes: int) -> None:
+def _bring_up(namespace: str, link: str, host: str, cpu: int | None) -> None:
+    """`cpu`: where the kernel receives; None: where the other side sent."""
     _run("ip", "-n", namespace, "addr", "add", f"{host}/{PREFIX_LENGTH}", "dev", link)
-    _run("ip", "-n", namespace, "link", "set", link, "mtu", str(mtu_bytes))
     for name in ("lo", link):
         _run("ip", "-n", namespace, "link", "set", name, "up")
-    _write_within(namespace, f"/sys/class/net/{link}/queues/rx-0/rps_cpus", cpu_mask(cpu))
+    if cpu is not None:
+        _write_within(namespace, f"/sys/class/net/{link}/queues/rx-0/rps_cpus", cpu_mask(cpu))
 
 
 def _write_within(namespace: str, path: str, value: str, needed: bool = True) -> None:

@@ -31,6 +31,8 @@ __all__ = ["CommandProcess", "ServerError", "ServerProcess", "cores", "free_port
 START_PATIENCE_S = 20.0
 ADMIN_PATIENCE_S = 10.0
 PROBE_PATIENCE_S = 2.0
+#: What ran before in a namespace of ours may still be ending: a ring, or a worker, lets go of its listener late.
+RELEASE_PATIENCE_S = 3.0
 #: A free port is looked up and then given away; another program may take it meanwhile.
 START_ATTEMPTS = 3
 #: In a namespace of ours nobody else listens.
@@ -168,7 +170,10 @@ class CommandProcess(MeasuredProcess):
     ) -> None:
         super().__init__(place)
         self.port = port
-        if self._listens():
+        until = time.monotonic() + (RELEASE_PATIENCE_S if place.namespace is not None else 0.0)
+        while (is_taken := self._listens()) and time.monotonic() < until:
+            time.sleep(0.05)
+        if is_taken:
             self._errors.close()
             raise ServerError(f"another program listens on {self.host}:{port} already")
         self._start(command, cpu, environment)

@@ -5,7 +5,7 @@ A file is one msgpack map:
 ========  ==========================================================================================================
 schema    "batchbridge.results"
 version   1
-kind      "load", "versus", "batching" or "sweep"
+kind      one of `KINDS`
 created   when it was begun, ISO 8601, UTC
 machine   facts of the machine (``batchbridge.measure.machine.facts``)
 commands  the exact commands of servers and clients, each a list of arguments
@@ -42,7 +42,7 @@ __all__ = ["KINDS", "LATENCIES", "PROFILE_PARTS", "SCHEMA", "VERSION", "Results"
 
 SCHEMA = "batchbridge.results"
 VERSION = 1
-KINDS = ("load", "versus", "batching", "sweep")
+KINDS = ("load", "versus", "batching", "sweep", "targets", "overload", "latency", "confounders")
 LATENCIES = ("p50", "p90", "p99", "p999", "max", "mean")
 PROFILE_PARTS = ("ipi", "tcp_ip", "io_uring", "bpf", "engine", "python", "other")
 
@@ -75,9 +75,19 @@ class Run:
     histogram: list[tuple[int, int]] = field(default_factory=list)
     """(least latency of the bucket in microseconds, count), in rising order."""
     server_cpu_us_per_request: float | None = None
+    client_core_us_per_request: float | None = None
+    """All that the client's core was busy with, where an idle loop ran there too."""
     client_idle_share: float | None = None
     steal_share: float | None = None
     ipis_per_request: float | None = None
+    asked: int = 0
+    """Requests sent in the whole run, and in an open loop those that never were."""
+    errors: dict[str, int] = field(default_factory=dict)
+    """Where errors are figures (overload): how many of these were refused, unanswered, unissued."""
+    server_threads_share: float | None = None
+    """Of the server's core, what its threads had, with the interrupts that came meanwhile."""
+    loops_per_s: float | None = None
+    """Turns of the engine's loop, where the server is ours."""
     batch_sizes: list[tuple[int, int]] = field(default_factory=list)
     """(batch size, batches) as achieved, in rising order."""
     mean_batch_size: float | None = None
@@ -89,6 +99,19 @@ class Run:
             setattr(self, name, check(f"{name} of a run", getattr(self, name)))
         if self.valid != (self.invalid_reason is None):
             raise ResultsError("a run is valid, or has a reason why it is not: invalid_reason says otherwise")
+
+    @property
+    def client_cpu_us_per_request(self) -> float | None:
+        """Microseconds of the client's core by request.
+
+        All that was busy there, where an idle loop told it; else the time of the client's thread, which leaves out what
+        the kernel did on that core while the thread slept.
+        """
+        if self.client_core_us_per_request is not None:
+            return self.client_core_us_per_request
+        if self.client_idle_share is None or not self.responses:
+            return None
+        return (1 - self.client_idle_share) * self.seconds * 1e6 / self.responses
 
     @classmethod
     def from_dict(cls, content: Any) -> Run:
@@ -361,6 +384,10 @@ def _check_numbers(what: str, value: Any, names: Sequence[str]) -> dict[str, flo
     return {name: _check_number(f"{what}, {name}", each) for name, each in found.items()}
 
 
+def _check_counts(what: str, value: Any) -> dict[str, int]:
+    return {name: _check_count(f"{what}, {name}", each) for name, each in _check_map(what, value).items()}
+
+
 def _check_pairs(what: str, value: Any) -> list[tuple[int, int]]:
     pairs = []
     for pair in _check_list(what, value):
@@ -383,14 +410,20 @@ _RUN_CHECKS: dict[str, Any] = {
     "latency_us": _check_latencies,
     "histogram": _check_pairs,
     "server_cpu_us_per_request": _check_optional_number,
+    "client_core_us_per_request": _check_optional_number,
     "client_idle_share": _check_optional_number,
     "steal_share": _check_optional_number,
     "ipis_per_request": _check_optional_number,
+    "asked": _check_count,
+    "errors": _check_counts,
+    "server_threads_share": _check_optional_number,
+    "loops_per_s": _check_optional_number,
     "batch_sizes": _check_pairs,
     "mean_batch_size": _check_optional_number,
     "profile": _check_profile,
 }
 _CSV_COLUMNS = (
     "valid", "invalid_reason", "seconds", "responses", "requests_per_s", "offered_per_s", "server_cpu_us_per_request",
-    "client_idle_share", "steal_share", "ipis_per_request", "mean_batch_size",
+    "client_cpu_us_per_request", "client_idle_share", "steal_share", "ipis_per_request", "server_threads_share",
+    "loops_per_s", "mean_batch_size",
 )  # fmt: skip

@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from statistics import fmean
+from statistics import fmean, median
 from typing import NamedTuple
 
 from .results import Run
@@ -28,6 +28,7 @@ __all__ = [
     "evidence_sentence",
     "is_evidence",
     "log_ratio_interval",
+    "middle",
     "ratio_interval",
     "slope",
 ]
@@ -124,6 +125,12 @@ def ratio_interval(
         return None
     low, mid, high = bootstrap_interval(logarithms, confidence=confidence)
     return Interval(math.exp(low), math.exp(mid), math.exp(high))
+
+
+def middle(values: Iterable[float | None]) -> float | None:
+    """The median of those that are known; None without any."""
+    known = [value for value in values if value is not None]
+    return median(known) if known else None
 
 
 def difference_interval(

@@ -8,15 +8,25 @@ from dataclasses import dataclass
 from statistics import median
 
 from ..cython_ext.load import Exchange
-from .experiment import Arm, Experiment, ExperimentError, Phase, shuffled
-from .load import IDLE_SHARE_MIN
+from .experiment import (
+    CAPACITY,
+    COST,
+    LATENCY,
+    LONE,
+    Arm,
+    Experiment,
+    ExperimentError,
+    Phase,
+    is_client_limited,
+    shuffled,
+)
 from .namespaces import Place
 from .processes import CommandProcess, MeasuredProcess, free_port
 from .results import Run
-from .statistics import Interval, bootstrap_interval, by_block, log_ratio_interval
+from .statistics import Interval, bootstrap_interval, by_block, log_ratio_interval, middle
 from .traffic import learn
 
-__all__ = ["AGAIN", "ServerFigures", "arms_of", "perform", "summarise"]
+__all__ = ["AGAIN", "ServerFigures", "arms_of", "perform", "phase_of", "summarise"]
 
 #: The last server once more: its ratio to itself shows what the machine's noise alone does.
 AGAIN = "A/A"
@@ -38,8 +48,14 @@ class ServerFigures:
     cost_us: Interval | None
     """Server CPU by request, at saturation."""
     cost_ratio: Interval | None
+    client_cost_us: float | None
+    """Client CPU by request: a copy that a server saves may be made there."""
+    ipis_per_request: float | None
+    """Inter-processor interrupts that the server's core took: part of the cost."""
     latency_p50_us: float | None
     latency_p99_us: float | None
+    latency_p50_ratio: Interval | None
+    latency_p99_ratio: Interval | None
 
 
 def arms_of(commands: Sequence[str], exchanges: Sequence[Exchange], port: int | None = None) -> list[Arm]:
@@ -73,6 +89,14 @@ def _arm(name: str, command: str, exchanges: Sequence[Exchange], port: int | Non
     return Arm(name, command, start, ask, program=words[0].rpartition("/")[2])
 
 
+def phase_of(connections: int, *, close: bool, rate_per_s: float | None, may_sleep: bool) -> Phase:
+    """The kind of run that is asked for: a closed loop or an open one; `may_sleep`: latencies, and no costs."""
+    name = CAPACITY if rate_per_s is None else COST
+    if may_sleep:
+        name = LONE if connections == 1 and rate_per_s is None else LATENCY
+    return Phase(name, connections, rate_per_s, idle_loop=not may_sleep, close=close)
+
+
 def perform(experiment: Experiment, arms: Sequence[Arm], phase: Phase, blocks: int) -> None:
     """Makes all runs, every arm in every block."""
     for block in range(blocks):
@@ -91,7 +115,7 @@ def summarise(runs: Sequence[Run], base: str) -> list[ServerFigures]:
 
 def _figures(arm: str, runs: Sequence[Run], base: Sequence[Run] | None) -> ServerFigures:
     valid = [run for run in runs if run.valid]
-    busy = [run for run in valid if (run.client_idle_share or 0.0) < IDLE_SHARE_MIN]
+    busy = [run for run in valid if is_client_limited(run)]
 
     def spread(figure: str) -> Interval | None:
         values = by_block(runs, figure)
@@ -101,7 +125,7 @@ def _figures(arm: str, runs: Sequence[Run], base: Sequence[Run] | None) -> Serve
         return None if base is None else log_ratio_interval(runs, base, figure)
 
     def latency(name: str) -> float | None:
-        return median(run.latency_us[name] for run in valid) if valid else None
+        return middle(run.latency_us.get(name) for run in valid)
 
     return ServerFigures(
         arm=arm,
@@ -112,6 +136,10 @@ def _figures(arm: str, runs: Sequence[Run], base: Sequence[Run] | None) -> Serve
         ratio=ratio("requests_per_s"),
         cost_us=spread("server_cpu_us_per_request"),
         cost_ratio=ratio("server_cpu_us_per_request"),
+        client_cost_us=middle(run.client_cpu_us_per_request for run in valid),
+        ipis_per_request=middle(run.ipis_per_request for run in valid),
         latency_p50_us=latency("p50"),
         latency_p99_us=latency("p99"),
+        latency_p50_ratio=ratio("latency_us.p50"),
+        latency_p99_ratio=ratio("latency_us.p99"),
     )

@@ -42,7 +42,8 @@ FIGURES: dict[str, Figure] = {
         Figure("sweep", ("sweep",), "heat maps over max_batch_size and max_queue_delay_us"),
         Figure("trade-off", ("sweep",), "p99 against server CPU"),
         Figure("throughput-latency", ("load", "versus", "sweep"), "throughput against latency"),
-        Figure("latency-cdf", ("load", "versus", "batching", "sweep"), "the distribution of latencies"),
+        Figure("overload", ("overload",), "goodput, the server's progress and p99 over offered load"),
+        Figure("latency-cdf", ("load", "versus", "batching", "sweep", "latency"), "the distribution of latencies"),
         Figure("batch-sizes", ("load", "versus", "batching", "sweep"), "histograms of achieved batch sizes"),
     )
 }

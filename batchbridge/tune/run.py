@@ -26,8 +26,9 @@ from .targets import Serving, Target
 __all__ = ["ARM", "Plan", "SweepError", "check_resumable", "measure_capacity", "missing_runs", "run_once", "sweep"]
 
 ARM = "tune"
-#: Of the capacity, where no rate is given: loaded, but not so near to the edge that each hiccup grows into a queue.
-RATE_SHARE = 0.7
+#: Of the capacity, where no rate is given: loaded, but not so near to the edge that each hiccup grows into a queue. The
+#: capacity is a closed loop's, which comes in step with the server; requests that come one by one cost it more.
+RATE_SHARE = 0.5
 
 
 class SweepError(BatchBridgeError):

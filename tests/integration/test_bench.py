@@ -117,6 +117,57 @@ def test_servers_are_set_beside_the_last(command_of, tmp_path):
     assert first["ratio"]["mid"] > 0 and last["ratio"] is None and again["ratio"]["mid"] > 0
 
 
+def test_one_connection_alone_is_told_by_its_latency(command_of, tmp_path):
+    one, two = command_of("one", "b'one'"), command_of("two", "b'two'")
+    done, made = undisturbed(tmp_path / "f", "versus", one, two, "--blocks=1", "--seconds=0.2", "--connections=1",
+                             "--may-sleep", "--loopback", "--json")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert {run.parameters["phase"] for run in made} == {"lone"}
+    assert all(run.server_cpu_us_per_request is None for run in made), "no idle loop keeps the core awake"
+    first, last, again = json.loads(done.stdout)["figures"]
+    assert first["latency_p50_ratio"]["mid"] > 0 and last["latency_p50_ratio"] is None and again["latency_p50_ratio"]
+
+
+def test_both_sides_on_one_core_have_a_cost_together(command_of, tmp_path):
+    done, made = undisturbed(tmp_path / "f", "versus", command_of("one", "b'one'"), "--blocks=1", "--seconds=0.3",
+                             "--connections=4", "--one-core")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "one-core" in done.stdout and "server and client on one core" in done.stdout and "≥ " not in done.stdout
+    assert all(run.client_idle_share is None for run in made), "who waits for its core is not busy"
+    assert load(tmp_path / "f").settings["place"] == "one-core"
+
+
+def test_overload_counts_what_it_loses(tmp_path):
+    path = tmp_path / "f"
+    done, made = undisturbed(path, "overload", "--arm=epoll", "--arm=io_uring", "--load=0.5", "--load=2", "--blocks=1",
+                             "--seconds=0.3", "--connections=64", "--work-us=300", "--loopback", "--json")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    figures = {(one["arm"], one["load"]): one for one in json.loads(done.stdout)["figures"]}
+    assert set(figures) == {(arm, each) for arm in ("epoll", "io_uring") for each in (0.0, 0.5, 2.0)}
+    for run in made:
+        assert run.valid, run.invalid_reason
+        # On a core that others use, nothing may be answered within so short a time.
+        assert run.server_threads_share is not None and run.loops_per_s is not None and run.mean_batch_size >= 1
+        if run.parameters["phase"] == "overload":
+            assert run.offered_per_s > 0 and run.asked > 0 and set(run.errors) == {"refused", "unanswered", "unissued"}
+    assert figures["epoll", 2.0]["goodput_share"] is not None and figures["epoll", 0.0]["goodput_share"] is None
+
+
+def test_latencies_are_told_alone_and_at_rates(tmp_path):
+    path = tmp_path / "f"
+    done, made = undisturbed(path, "latency", "--arm=io_uring", "--arm=epoll", "--rate=200", "--blocks=1",
+                             "--seconds=0.3", "--connections=8", "--loopback", "--json")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)["figures"]
+    assert {(one["arm"], one["rate_per_s"]) for one in figures} == {
+        ("epoll", None), ("epoll", 200.0), ("io_uring", None), ("io_uring", 200.0),
+    }  # fmt: skip
+    assert all(one["latency_us"]["p50"]["mid"] > 0 for one in figures)
+    assert all(("p50" in one["ratios"]) == (one["arm"] == "epoll") for one in figures), "the first is the base"
+    assert {run.parameters["phase"] for run in made} == {"lone", "latency"}
+    assert all(run.server_cpu_us_per_request is None for run in made), "the core may sleep"
+
+
 def test_a_server_that_answers_wrongly_has_no_figures(command_of, tmp_path):
     fickle = command_of("fickle", "b'%d' % (next(numbers) % 10)")
     done = bench("versus", fickle, "--blocks=1", "--seconds=0.2", "--connections=4", "--loopback",
@@ -144,6 +195,10 @@ def test_a_server_that_dies_under_load_is_invalid(command_of, tmp_path):
         (["versus", "'unclosed {port}"], "is not a command: no closing quotation"),
         (["versus", "", "--port=8080"], "a command is empty"),
         (["versus", "x {port}", "--path=/a", "--urls=/dev/null"], "three sources of requests"),
+        (["versus", "x {port}", "--mtu=9000"], "MTU 9000: that is a setting of the link between namespaces"),
+        (["versus", "x {port}", "--confounders"], "--confounders measures in places of its own"),
+        (["overload", "--arm=apache"], "'apache' is not one of"),
+        (["latency", "--rate=0"], "0.0 is not in the range"),
         (["batching", "--handler=cobol"], "'cobol' is not one of"),
         (["batching", "--output=/no/such/folder/f"], "/no/such/folder is no folder that may be written to"),
     ],

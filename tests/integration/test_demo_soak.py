@@ -10,6 +10,7 @@ import pytest
 from batchbridge.cython_ext import ring
 from batchbridge.measure.processes import ServerError, ServerProcess
 from batchbridge.plot.panels import Series, draw_panels
+from bench import demo
 from bench.reconcile import against_clients, against_log, at_most, at_rest, equal, is_at_rest, within
 from bench.soak import LOG_LINE, Watch, watched
 from bench.soak_traffic import Tally
@@ -49,10 +50,22 @@ def test_the_demo_prints_its_table_and_draws_its_picture(engine, documents, tmp_
     assert [int(row[1]) for row in rows] == [1, 2, 4, 8, 16, 32, 64]
     achieved = [float(row[2]) for row in rows]
     assert achieved[0] == 1 and all(got <= int(row[1]) for got, row in zip(achieved, rows, strict=True))
-    assert f"{engine} engine" in done.stdout
+    assert f"Engine: {engine}, as asked for." in done.stdout and f"{engine} engine" in done.stdout
     assert f"Picture: {picture}" in done.stdout
     assert "The picture shows" in done.stdout
     assert picture.read_bytes().startswith(b"\x89PNG\r\n")
+
+
+def test_the_demo_says_which_engine_auto_takes(monkeypatch):
+    monkeypatch.setattr(
+        demo, "choose_engine", lambda wanted: ("io_uring", "the kernel engine cannot run here: no room")
+    )
+    assert "from inside the kernel" in demo.engine_sentence("kernel", "auto")
+    assert demo.engine_sentence("io_uring", "auto") == (
+        "Engine: io_uring, since the kernel engine cannot run here: no room."
+    )
+    monkeypatch.setattr(demo, "choose_engine", lambda wanted: ("kernel", "the kernel side can be loaded here"))
+    assert demo.engine_sentence("io_uring", "auto") == "Engine: io_uring; kernel could not be loaded."
 
 
 def test_the_demo_says_what_it_lacks(tmp_path):

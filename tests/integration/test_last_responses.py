@@ -83,3 +83,15 @@ def test_a_client_that_takes_nothing_of_a_large_answer_is_let_go(engine: str) ->
         client.send(head("GET", "/big"))
         # The client stays, and does not read: only the server can end it.
         await_true(lambda: server.stats()["connections"]["accepted"] == 1 and open_connections(server) == 0)
+
+
+def test_the_end_of_one_connection_is_never_anothers(server: bb.Server) -> None:
+    """A FIN is sent by a thread of the kernel's: meanwhile the descriptor must not become the next client's."""
+    with running(server):
+        for _ in range(1500):
+            with Client(server.url) as client:
+                client.send(b"BAD\r\n\r\n" + head("GET", "/a"))
+                client.end_sending()
+                assert client.reply().status == 400
+        client.close()
+        await_true(lambda: open_connections(server) == 0)

@@ -12,7 +12,7 @@ import pytest
 from click.testing import CliRunner
 
 import batchbridge as bb
-from batchbridge.cli.load import load as command
+from batchbridge.cli.bench.load import command
 from batchbridge.cython_ext import ring
 from batchbridge.cython_ext.load import Exchange
 from batchbridge.measure import results
@@ -135,7 +135,7 @@ def test_a_run_that_is_no_result_is_an_error_of_the_command(served, tmp_path):
 
 
 def test_an_interruption_shows_what_was_measured(served):
-    script = "from batchbridge.cli.load import load; load(standalone_mode=False)"
+    script = "from batchbridge.cli.bench.load import command; command(standalone_mode=False)"
     words = [sys.executable, "-P", "-c", script, f"{served.url}/f", "--seconds=30", "--warmup=0"]
     before = served.stats()["requests"]["read"]
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -13,6 +13,7 @@ import pytest
 from batchbridge.cli import main
 from batchbridge.cython_ext import ring
 from batchbridge.measure.results import load
+from batchbridge.tune.run import RATE_SHARE
 from batchbridge.tune.targets import RunningTarget, cpu_s_of, pid_of_listener
 from batchbridge.values import parse_address
 from support.serving import Command, command_line, run_command
@@ -163,7 +164,9 @@ def test_the_capacity_is_measured_where_no_rate_is_given(tune, folder):
     status, _, err = tune("--app", APP, *without_rate, *one, "--p99-us", "1")
     assert status == 1 and Path("results.msgpack").exists(), err
     found = load("results.msgpack").settings
-    assert found["capacity_per_s"] > 100 and found["rate_per_s"] == pytest.approx(0.7 * found["capacity_per_s"], abs=1)
+    assert found["capacity_per_s"] > 100 and found["rate_per_s"] == pytest.approx(
+        RATE_SHARE * found["capacity_per_s"], abs=1
+    )
 
 
 def test_wrong_answers_are_no_figures(tune, folder):

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 import batchbridge as bb
-from support.segments import NETWORK, Peer, tunnel
+from support.segments import NETWORK, Peer, bodies, tunnel
 from support.serving import make_server, running
 from support.wire import await_true, head
 
@@ -31,17 +31,6 @@ def server(wire: int, root: Path) -> Iterator[bb.Server]:
 @pytest.fixture
 def peer(wire: int, server: bb.Server) -> Peer:
     return Peer(wire, int(server.url.rpartition(":")[2]))
-
-
-def bodies(received: bytes) -> list[bytes]:
-    """Of responses one behind the other, all with a Content-Length."""
-    found = []
-    while received:
-        lines, _, rest = received.partition(b"\r\n\r\n")
-        length = int(lines.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
-        found.append(rest[:length])
-        received = rest[length:]
-    return found
 
 
 def expect(peer: Peer, *names: str) -> None:

@@ -4,6 +4,8 @@ import math
 import random
 from typing import Any
 
+from batchbridge.measure.cost import Usage
+from batchbridge.measure.load import LoadFigures
 from batchbridge.measure.results import Results, Run
 
 MACHINE = {"processor": "A Test Processor", "cores": 2, "kernel": "Linux 6.18.0"}
@@ -27,6 +29,27 @@ def make_run(
         latency_us={"p50": latencies[250], "p99": latencies[495]}, histogram=sorted(counts.items()),
         server_cpu_us_per_request=cpu_us and cpu_us * chance.uniform(0.98, 1.02),
         batch_sizes=[(size, 100) for size in sizes], mean_batch_size=batch, **more,
+    )  # fmt: skip
+
+
+class StillWatch:
+    """A CoreWatch that has seen nothing but some stolen time."""
+
+    def __init__(self, steal_share: float = 0.0) -> None:
+        self.usage = Usage(1.0, 0.5, steal_share, 0.0)
+
+    def between(self, _began_us: int, _ended_us: int) -> Usage:
+        return self.usage
+
+
+def client_figures(
+    requests: int = 1000, requests_per_s: float = 1000.0, offered_per_s: float | None = None
+) -> LoadFigures:
+    """What a client tells that found nothing wrong."""
+    return LoadFigures(
+        requests=requests, responses=900, seconds=1.0, requests_per_s=requests_per_s, offered_per_s=offered_per_s,
+        latency_us={}, histogram=[], idle_share=0.5, saturated=False, late_us=None, wrong={}, failures={},
+        is_valid=True, invalid_reason=None, command=[],
     )  # fmt: skip
 
 
@@ -86,3 +109,21 @@ def versus_results(blocks: int = 3, arms: tuple[str, ...] = ("batchbridge", "ngi
 def load_results() -> Results:
     run = make_run("load", 0, {"connections": 64}, rate=100_000.0, latency_us=300)
     return Results("load", machine=MACHINE, runs=[run])
+
+
+def overload_results(blocks: int = 3) -> Results:
+    """A server that keeps its goodput, and one that loses it; both with a capacity of 100,000/s."""
+    results = Results("overload", machine=MACHINE, settings={"close": True})
+    for block in range(blocks):
+        for arm, lost in (("kernel", 0.0), ("nginx", 0.3)):
+            results.runs.append(make_run(arm, block, {"phase": "capacity", "connections": 256}, rate=100_000.0,
+                                         latency_us=300, batch=8.0, client_idle_share=0.5))  # fmt: skip
+            for load in (0.5, 1.0, 2.0, 3.0):
+                goodput = 100_000.0 * (min(load, 1.0) - lost * max(0.0, load - 1))
+                results.runs.append(make_run(
+                    arm, block, {"phase": "overload", "connections": 8192, "load": load, "rate_per_s": 1e5 * load},
+                    rate=goodput, latency_us=300 * load, batch=8.0, offered_per_s=1e5 * load, asked=1000,
+                    errors={"refused": 0, "unanswered": 500, "unissued": 0}, server_threads_share=0.8,
+                    loops_per_s=1000.0, client_idle_share=0.01 if load == 3.0 else 0.5,
+                ))  # fmt: skip
+    return results

@@ -10,7 +10,9 @@ import socket
 import struct
 import subprocess
 import time
+import weakref
 from collections.abc import Callable, Iterator
+from typing import ClassVar
 
 from .skips import skip
 
@@ -35,6 +37,17 @@ def tunnel() -> Iterator[int]:
         os.close(fd)
 
 
+def bodies(received: bytes) -> list[bytes]:
+    """Of responses one behind the other, all with a Content-Length."""
+    found = []
+    while received:
+        lines, _, rest = received.partition(b"\r\n\r\n")
+        length = int(lines.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+        found.append(rest[:length])
+        received = rest[length:]
+    return found
+
+
 def checksum(data: bytes) -> int:
     data += b"\0" * (len(data) & 1)
     total = sum(struct.unpack(f"!{len(data) // 2}H", data))
@@ -43,7 +56,12 @@ def checksum(data: bytes) -> int:
 
 
 class Peer:
-    """One connection to `port`, established. `at`: how many bytes of its stream it has sent, if all was in order."""
+    """One connection to `port`, established. `at`: how many bytes of its stream it has sent, if all was in order.
+
+    Several may share a tunnel: whoever listens hands on what is for another.
+    """
+
+    others: ClassVar[weakref.WeakValueDictionary[tuple[int, bytes, int], "Peer"]] = weakref.WeakValueDictionary()
 
     def __init__(self, tunnel_fd: int, port: int) -> None:
         self.tunnel, self.port = tunnel_fd, port
@@ -55,6 +73,7 @@ class Peer:
         self.received = b""
         self.has_fin = self.has_rst = False
         self.at = 0
+        self.others[tunnel_fd, self.address, self.own_port] = self
         self._segment(0, SYN, b"")
         self.listen_until(lambda: bool(self.acknowledges))
 
@@ -77,16 +96,16 @@ class Peer:
 
     def _listen(self, seconds: float) -> None:
         while select.select([self.tunnel], [], [], seconds)[0]:
-            self._take(os.read(self.tunnel, 70_000))
+            packet = os.read(self.tunnel, 70_000)
+            if packet[0] >> 4 == 4 and packet[9] == 6:
+                start = (packet[0] & 15) * 4
+                (own_port,) = struct.unpack_from("!H", packet, start + 2)
+                if peer := self.others.get((self.tunnel, packet[16:20], own_port)):
+                    peer._take(packet, start)
             seconds = 0
 
-    def _take(self, packet: bytes) -> None:
-        if packet[0] >> 4 != 4 or packet[9] != 6 or packet[12:20] != self.server + self.address:
-            return
-        start = (packet[0] & 15) * 4
-        _, own_port, sequence, acknowledged, offset, flags = struct.unpack_from("!HHIIBB", packet, start)
-        if own_port != self.own_port:
-            return
+    def _take(self, packet: bytes, start: int) -> None:
+        _, _, sequence, acknowledged, offset, flags = struct.unpack_from("!HHIIBB", packet, start)
         self.has_rst |= bool(flags & RST)
         if flags & SYN:
             self.acknowledges = (sequence + 1) & 0xFFFFFFFF

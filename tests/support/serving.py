@@ -4,6 +4,7 @@ A test that asks for the fixture `engine` runs once with each engine; one that c
 """
 
 import contextlib
+import functools
 import importlib.util
 import json
 import os
@@ -46,7 +47,18 @@ def require_engine(name: str) -> str:
             choose_engine(name)
         except bb.EngineError as error:
             skip(f"no-{name.replace('_', '-')}", str(error))
+        if name == "kernel" and (fault := kernel_fault()):
+            skip("no-kernel", fault)
     return name
+
+
+@functools.cache
+def kernel_fault() -> str:
+    """What goes wrong with the kernel side here, though nothing forbids it; empty: it works."""
+    from batchbridge.doctor import try_kernel_side
+
+    tried = try_kernel_side()
+    return "" if tried.ok else tried.detail
 
 
 @pytest.fixture(params=ENGINES, scope="module")

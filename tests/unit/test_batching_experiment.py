@@ -9,11 +9,10 @@ from batchbridge.measure import arms as arms_module
 from batchbridge.measure import workload
 from batchbridge.measure.arms import QuestionArms, policy
 from batchbridge.measure.batching import FULL, QUICK, Plan, perform, phases, slowest_capacity, suits, summarise
-from batchbridge.measure.cost import Usage
 from batchbridge.measure.experiment import Arm, Counted, Phase, counted_in, difference, fault_of, notes_of, shuffled
-from batchbridge.measure.load import LoadFigures
 from batchbridge.measure.results import Results, Run
 from batchbridge.measure.statistics import Interval
+from support.samples import StillWatch, client_figures
 
 
 def report(**available):
@@ -214,29 +213,18 @@ def test_a_single_block_has_no_interval():
 # --- what voids a run -------------------------------------------------------------------------------------------------
 
 
-class Watch:
-    def __init__(self, steal_share=0.0):
-        self.usage = Usage(1.0, 0.5, steal_share, 0.0)
-
-    def between(self, _began_us, _ended_us):
-        return self.usage
-
-
-def client(requests=1000, requests_per_s=1000.0, offered_per_s=None):
-    return LoadFigures(
-        requests=requests, responses=900, seconds=1.0, requests_per_s=requests_per_s, offered_per_s=offered_per_s,
-        latency_us={}, histogram=[], idle_share=0.5, saturated=False, late_us=None, wrong={}, failures={},
-        is_valid=True, invalid_reason=None, command=[],
-    )  # fmt: skip
-
-
 def test_a_run_is_void_where_counts_differ_load_is_not_met_or_time_is_stolen():
-    assert fault_of(client(), Watch(), Counted(1000)) is None
-    assert fault_of(client(), Watch(), Counted(None)) is None, "a server that is not ours counts nothing"
-    assert fault_of(client(), Watch(), Counted(999)) == "the server counted 999 requests, the client sent 1,000"
-    assert fault_of(client(offered_per_s=1040.0), Watch(), Counted(None)) is None
-    assert "of 1,100 requests/s offered, 1,000" in fault_of(client(offered_per_s=1100.0), Watch(), Counted(None))
-    assert "took 5.0% of a core" in fault_of(client(), Watch(0.05), Counted(1000))
+    assert fault_of(client_figures(), StillWatch(), Counted(1000)) is None
+    assert fault_of(client_figures(), StillWatch(), Counted(None)) is None, "a server that is not ours counts nothing"
+    assert (
+        fault_of(client_figures(), StillWatch(), Counted(999))
+        == "the server counted 999 requests, the client sent 1,000"
+    )
+    assert fault_of(client_figures(offered_per_s=1040.0), StillWatch(), Counted(None)) is None
+    assert "of 1,100 requests/s offered, 1,000" in fault_of(
+        client_figures(offered_per_s=1100.0), StillWatch(), Counted(None)
+    )
+    assert "took 5.0% of a core" in fault_of(client_figures(), StillWatch(0.05), Counted(1000))
 
 
 # --- counters ---------------------------------------------------------------------------------------------------------

@@ -18,16 +18,19 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from batchbridge.cython_ext import conditional
+from batchbridge.cython_ext import dates as http_dates
 from batchbridge.cython_ext.conditional import Verdict
 
 SEND, NOT_MODIFIED, FAILED = Verdict.VERDICT_SEND, Verdict.VERDICT_NOT_MODIFIED, Verdict.VERDICT_FAILED
-RANGE, UNSATISFIABLE = Verdict.VERDICT_RANGE, Verdict.VERDICT_UNSATISFIABLE
+RANGE, RANGES, UNSATISFIABLE = Verdict.VERDICT_RANGE, Verdict.VERDICT_RANGES, Verdict.VERDICT_UNSATISFIABLE
 
 MANY = settings(max_examples=1000)
 CHANGED_S = 784111777  # Sun, 06 Nov 1994 08:49:37 GMT, the example of RFC 9110
 NOW_S = 1782864000  # Wed, 01 Jul 2026 00:00:00 GMT
 LAST_SECOND = 253402300799  # of the year 9999
 COUNT_MAX = 2**64 - 1
+RANGES_MAX = 64
+GAP_MAX = 80
 
 _mprotect = ctypes.CDLL(None, use_errno=True).mprotect
 _mprotect.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
@@ -44,12 +47,18 @@ def guarded(content):
 
 
 def parse_date(text, now_s=NOW_S):
-    return conditional.parse_http_date_for_tests(text, now_s, guarded)
+    return http_dates.parse_http_date_for_tests(text, now_s, guarded)
 
 
-def evaluate(*headers, method=b"GET", etag=b'"a"', modified_s=CHANGED_S, length=100, now_s=NOW_S):
-    found = conditional.evaluate_for_tests(method, headers, etag, modified_s, length, now_s, guarded)
-    return found if found[0] == RANGE else found[0]
+def evaluate(
+    *headers, method=b"GET", etag=b'"a"', modified_s=CHANGED_S, length=100, now_s=NOW_S, ranges_max=RANGES_MAX
+):
+    verdict, ranges = conditional.evaluate_for_tests(
+        method, headers, etag, modified_s, length, now_s, guarded, ranges_max
+    )
+    if verdict == RANGES:
+        return verdict, *ranges
+    return (verdict, *ranges[0]) if verdict == RANGE else verdict
 
 
 # ---- Dates -----------------------------------------------------------------------------------------------------------
@@ -84,23 +93,23 @@ def asctime(second):
 @example(951782400)  # 29 Feb 2000
 @example(4107542400)  # 1 Mar 2100, the day after 28 Feb
 def test_dates_are_written_as_email_utils_writes_them_and_read_back(second):
-    text = conditional.format_http_date_for_tests(second)
+    text = http_dates.format_http_date_for_tests(second)
     assert text == imf(second)
     assert parse_date(text) == parse_date(asctime(second)) == second == calendar.timegm(parsedate(text.decode()))
 
 
 def test_every_day_of_400_years_is_written_and_read():
     for second in range(0, 400 * 366 * 86400, 86400 - 1):
-        text = conditional.format_http_date_for_tests(second)
+        text = http_dates.format_http_date_for_tests(second)
         assert text == imf(second)
-        assert conditional.parse_http_date_for_tests(text, NOW_S) == second
+        assert http_dates.parse_http_date_for_tests(text, NOW_S) == second
 
 
 @pytest.mark.parametrize(
     ("second", "nearest"), [(-1, 0), (-(2**63), 0), (LAST_SECOND + 1, LAST_SECOND), (2**63 - 1, LAST_SECOND)]
 )
 def test_what_lies_outside_is_written_as_the_nearest_second(second, nearest):
-    assert conditional.format_http_date_for_tests(second) == imf(nearest)
+    assert http_dates.format_http_date_for_tests(second) == imf(nearest)
 
 
 @given(seconds, seconds)
@@ -398,8 +407,10 @@ def test_methods_that_select_nothing_have_no_conditions():
         (b"bytes=-1", 0, SEND),
         (b"bytes=2-1", 100, SEND),
         (b"bytes=200-100", 100, SEND),
-        (b"bytes=0-0,2-3", 100, SEND),
-        (b"bytes=200-,300-", 100, SEND),
+        (b"bytes=0-0,2-3", 100, (0, 3)),
+        (b"bytes=200-,300-", 100, UNSATISFIABLE),
+        (b"bytes=-0,100-", 100, UNSATISFIABLE),
+        (b"bytes=-1,0-0", 0, SEND),
         (b"bytes=0-0,x", 100, SEND),
         (b"bytes=", 100, SEND),
         (b"bytes=-", 100, SEND),
@@ -423,6 +434,49 @@ def test_range(value, length, expected):
     asked = (b"Range", value)
     assert evaluate(asked, length=length) == ((RANGE, *expected) if isinstance(expected, tuple) else expected)
     assert evaluate(asked, length=length, method=b"HEAD") == evaluate(asked, length=length, method=b"POST") == SEND
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (b"bytes=0-0,500-500", [(0, 0), (500, 500)]),
+        (b"bytes=500-500,0-0", [(500, 500), (0, 0)]),  # in the order asked for
+        (b"bytes=0-0,82-82", [(0, 0), (82, 82)]),
+        (b"bytes=0-0,81-81", [(0, 81)]),  # the gap is no longer than another part's head
+        (b"bytes=81-81,0-0", [(0, 81)]),
+        (b"bytes=0-9,5-20", [(0, 20)]),
+        (b"bytes=0-99,10-20", [(0, 99)]),
+        (b"bytes=10-20,0-99", [(0, 99)]),
+        (b"bytes=0-9,500-509,5-505", [(0, 509)]),  # joins two that were apart
+        (b"bytes=0-0,900-900,300-300,220-220", [(0, 0), (900, 900), (220, 300)]),  # takes the first one's place
+        (b"bytes=-1,0-0,2000-", [(999, 999), (0, 0)]),
+        (b"bytes=,0-0,,\t-1 ,", [(0, 0), (999, 999)]),
+        (b"bytes=0-0,-2000", [(0, 999)]),
+        (b"bytes=0-,0-,0-", [(0, 999)]),
+        (b"bytes=0-0,500-x", []),
+        (b"bytes=0-0,5-4", []),
+    ],
+)
+def test_several_ranges(value, expected):
+    found = evaluate((b"Range", value), length=1000)
+    if not expected:
+        assert found == SEND
+    else:
+        assert found == ((RANGE, *expected[0]) if len(expected) == 1 else (RANGES, *expected))
+
+
+def test_more_ranges_than_are_wanted_give_the_whole():
+    asked = (b"Range", b"bytes=" + b",".join(b"%d-%d" % (at, at) for at in range(0, 3000, 1000)))
+    for count_max in (3, 4, 64):
+        assert evaluate(asked, length=5000, ranges_max=count_max)[0] == RANGES
+    for count_max in (1, 2):
+        assert evaluate(asked, length=5000, ranges_max=count_max) == SEND
+    many = (b"Range", b"bytes=" + b",".join(b"%d-%d" % (at, at) for at in range(0, 65_000, 1000)))
+    assert evaluate(many, length=100_000) == SEND
+    # Thousands that come to one are one.
+    joined = (b"Range", b"bytes=" + b",".join(b"%d-%d" % (at, at) for at in range(4000)))
+    assert evaluate(joined, length=100_000, ranges_max=1) == (RANGE, 0, 3999)
+    assert evaluate((b"Range", b"bytes=" + b",".join([b"0-"] * 4000)), length=100) == (RANGE, 0, 99)
 
 
 @pytest.mark.parametrize(
@@ -508,27 +562,53 @@ def model_listed(lines, etag, strong):
     return False
 
 
-def model_range(value, length):
-    unit, _, rest = value.partition(b"=")
-    ranges = [part.strip(b" \t") for part in rest.split(b",") if part.strip(b" \t")]
-    if unit.lower() != b"bytes" or len(ranges) != 1:
+def model_ranges(value, length, count_max):
+    """Joins each range with all that are near it, and those that then are, before it looks for a place."""
+    unit, separator, rest = value.partition(b"=")
+    specs = [part.strip(b" \t") for part in rest.split(b",") if part.strip(b" \t")]
+    if unit.lower() != b"bytes" or not separator or not specs:
         return SEND
-    found = re.fullmatch(rb"([0-9]*)-([0-9]*)", ranges[0])
-    if not found or not any(found.groups()):
+    ranges = []
+    is_malformed = is_full = False
+    for spec in specs:
+        found = re.fullmatch(rb"([0-9]*)-([0-9]*)", spec)
+        if not found or not any(found.groups()):
+            is_malformed = True
+            break
+        low, high = (min(int(digits), COUNT_MAX) if digits else None for digits in found.groups())
+        if low is None:
+            if high == 0:
+                continue
+            if length == 0:
+                is_malformed = True
+                break
+            low, high = max(0, length - high), length - 1
+        elif high is not None and high < low:
+            is_malformed = True
+            break
+        elif low >= length:
+            continue
+        else:
+            high = length - 1 if high is None else min(high, length - 1)
+        near = [one for one in ranges if one[0] - GAP_MAX - 1 <= high and low <= one[1] + GAP_MAX + 1]
+        place = len(ranges)
+        while near:
+            place = min(place, min(ranges.index(one) for one in near))
+            low, high = min(low, *(one[0] for one in near)), max(high, *(one[1] for one in near))
+            ranges = [one for one in ranges if one not in near]
+            near = [one for one in ranges if one[0] - GAP_MAX - 1 <= high and low <= one[1] + GAP_MAX + 1]
+        if len(ranges) == count_max:
+            is_full = True
+            break
+        ranges.insert(min(place, len(ranges)), (low, high))
+    if is_malformed or is_full:
         return SEND
-    low, high = (min(int(digits), COUNT_MAX) if digits else None for digits in found.groups())
-    if low is None:
-        if high == 0:
-            return UNSATISFIABLE
-        return (RANGE, max(0, length - high), length - 1) if length else SEND
-    if high is not None and high < low:
-        return SEND
-    if low >= length:
+    if not ranges:
         return UNSATISFIABLE
-    return RANGE, low, length - 1 if high is None else min(high, length - 1)
+    return (RANGE, *ranges[0]) if len(ranges) == 1 else (RANGES, *ranges)
 
 
-def model(method, headers, etag, modified_s, length, now_s):
+def model(method, headers, etag, modified_s, length, now_s, ranges_max=RANGES_MAX):
     def lines(name):
         return [value for header, value in headers if header.lower() == name]
 
@@ -557,7 +637,7 @@ def model(method, headers, etag, modified_s, length, now_s):
             return SEND
         if not tag and (date(b"if-range") != modified_s or modified_s is None or now_s <= modified_s):
             return SEND
-    return model_range(lines(b"range")[0].strip(b" \t"), length)
+    return model_ranges(lines(b"range")[0].strip(b" \t"), length, ranges_max)
 
 
 def joined(parts, separators):
@@ -617,10 +697,26 @@ def test_verdicts_are_those_of_the_model(method, headers, etag, modified_s, leng
     assert evaluate(*headers, **more) == expected
 
 
+near_ranges = st.lists(
+    st.builds(
+        lambda low, size: b"%d-%d" % (low, low + size) if low < 900 else b"-%d" % size,
+        st.integers(0, 1000),
+        st.integers(0, 60) | st.integers(0, 600),
+    ),
+    max_size=9,
+).map(lambda specs: b"bytes=" + b",".join(specs))
+
+
 @MANY
-@given(ranges, st.sampled_from(COUNTS))
-def test_ranges_are_those_of_the_model(value, length):
-    assert evaluate((b"Range", value), length=length) == model_range(value.strip(b" \t"), length)
+@given(ranges | near_ranges, st.sampled_from([*COUNTS, 500]), st.integers(1, 8))
+@example(b"bytes=0-0,200-200,400-400,100-380", 500, 8)
+def test_ranges_are_those_of_the_model(value, length, ranges_max):
+    found = evaluate((b"Range", value), length=length, ranges_max=ranges_max)
+    assert found == model_ranges(value.strip(b" \t"), length, ranges_max)
+    if isinstance(found, tuple) and found[0] == RANGES:
+        parts = sorted(found[1:])
+        assert all(0 <= low <= high < length for low, high in parts)
+        assert all(one[1] + GAP_MAX + 1 < other[0] for one, other in itertools.pairwise(parts))
 
 
 @MANY

@@ -80,7 +80,19 @@ def test_the_limits_that_operators_rely_on():
     assert (config.head_size_bytes_max, config.body_size_bytes_max) == (16384, 1048576)
     assert (config.idle_timeout_s, config.header_timeout_s, config.body_timeout_s) == (75, 10, 30)
     assert config.access_log == "off"
+    assert (config.precompressed, config.ranges_max) == ((), 16)
     assert BY_NAME["access_log"].command_default == "-"
+
+
+def test_codings_are_named_once_each_in_the_order_of_preference():
+    assert Config(precompressed=["gzip", "br"]).precompressed == ("gzip", "br")
+    assert Config(precompressed="zstd").precompressed == ("zstd",)
+    for wrong, said in (
+        (["deflate"], "'deflate' is not known; choose br, zstd or gzip"),
+        (["br", "br"], "named twice"),
+    ):
+        with pytest.raises(ConfigError, match=f"^precompressed: .*{said}"):
+            Config(precompressed=wrong)
 
 
 # Values

@@ -77,6 +77,11 @@ def test_busy_time_is_what_the_loop_lost_between_two_moments():
     assert usage.us_per_request(0) is None and usage.ipis_per_request(0) is None
 
 
+def test_the_share_that_the_servers_threads_had():
+    watched = [_Sample(5_000_000 + 500_000 * half, 0, 0, ((0, 0),), threads_s=3.0 + 0.4 * half) for half in range(5)]
+    assert usage_between(watched, 5_250_000, 6_750_000, None).threads_share == pytest.approx(0.8)
+
+
 def test_what_an_idle_core_loses_is_not_the_servers():
     assert usage_between(samples(0.48), 5_000_000, 9_000_000, 0.96).busy_share == pytest.approx(0.5)
     assert usage_between(samples(0.97), 5_000_000, 9_000_000, 0.96).busy_share == 0.0

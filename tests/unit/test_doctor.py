@@ -21,11 +21,43 @@ def probe(monkeypatch):
     return probe
 
 
-def test_with_everything_there_auto_takes_io_uring(probe):
-    probe(ALL)
+@pytest.fixture
+def kernel_side(monkeypatch):
+    """Sets what the kernel engine finds."""
+
+    def kernel_side(*, capabilities=(), built=True, types=True):
+        monkeypatch.setattr(doctor, "_has_capability", lambda name: name in capabilities)
+        monkeypatch.setattr(doctor, "_compiled", lambda name: built if name == "bpf" and built else None)
+        monkeypatch.setattr(doctor, "ring_probe", lambda: ALL)
+        monkeypatch.setattr(doctor.os, "access", lambda path, mode: types)
+
+    return kernel_side
+
+
+def test_with_everything_there_auto_takes_kernel(kernel_side):
+    kernel_side(capabilities=("CAP_BPF", "CAP_NET_ADMIN", "CAP_PERFMON"))
+    assert doctor.choose_engine("auto") == ("kernel", "the kernel side can be loaded here")
+    kernel_side(capabilities=("CAP_SYS_ADMIN", "CAP_NET_ADMIN"))
+    assert doctor.choose_engine("auto")[0] == "kernel"
+
+
+@pytest.mark.parametrize(
+    ("found", "words"),
+    [
+        ({}, "missing CAP_BPF, CAP_NET_ADMIN, CAP_PERFMON: run as root, or give the process these capabilities"),
+        ({"capabilities": ("CAP_BPF", "CAP_NET_ADMIN")}, "missing CAP_PERFMON"),
+        ({"capabilities": ("CAP_SYS_ADMIN", "CAP_NET_ADMIN"), "types": False}, "no readable /sys/kernel/btf/vmlinux"),
+        ({"built": False}, "this build has no kernel engine"),
+    ],
+)
+def test_without_the_kernel_side_auto_takes_io_uring_and_says_why(kernel_side, found, words):
+    kernel_side(**found)
     name, reason = doctor.choose_engine("auto")
     assert name == "io_uring"
-    assert "all that the engine needs" in reason
+    assert reason.startswith("the kernel engine cannot run here: ") and words in reason and not reason.endswith(".")
+    with pytest.raises(EngineError, match="the engine kernel cannot run: ") as caught:
+        doctor.choose_engine("kernel")
+    assert words in str(caught.value)
 
 
 @pytest.mark.parametrize(

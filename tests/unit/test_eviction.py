@@ -2,6 +2,8 @@
 best of SIEVE, S3-FIFO and W-TinyLFU, as `libcachesim` has them, and what is asked for once displaces nothing else.
 """
 
+import lzma
+from pathlib import Path
 from typing import Any
 
 import libcachesim
@@ -46,7 +48,7 @@ def zipf(exponent: float) -> Any:
 
 def scanned() -> Any:
     """Zipf 0.9, and after each 20,000 requests 5,000 for things that nobody asks for again: what a crawler leaves in an
-    access log. (In place of a real one, which is not at hand.)"""
+    access log."""
     popular = zipf(0.9)
     pieces = []
     for number, first in enumerate(range(0, REQUESTS, 20_000)):
@@ -67,6 +69,17 @@ def brief() -> Any:
     items = np.repeat(np.arange(REQUESTS // 5), 5)
     moments = items * 5 + np.random.default_rng(3).geometric(1 / 200, REQUESTS)
     return items[np.argsort(moments, kind="stable")].astype(np.int32)
+
+
+def logged() -> Any:
+    """A real log: what was asked of a cache in production (tests/data/README.md)."""
+    packed = (Path(__file__).parents[1] / "data" / "cluster52.xz").read_bytes()
+    numbers: list[int] = []
+    fresh = 0
+    for gap in np.frombuffer(lzma.decompress(packed), "<u4").tolist():
+        numbers.append(numbers[-gap] if gap else fresh)
+        fresh += not gap
+    return np.array(numbers, dtype=np.int32)
 
 
 def rival_miss_ratios(trace: Any, objects: int) -> dict[str, float]:
@@ -91,6 +104,18 @@ def test_the_miss_ratio_is_within_a_point_of_the_best(trace: Any, share: float) 
     print({"ours": round(ours, 4), **{name: round(ratio, 4) for name, ratio in rivals.items()}})
     assert ours <= min(rivals.values()) + POINT, (ours, rivals)
     assert store.stats()["objects"] == objects
+
+
+@pytest.mark.parametrize("share", [0.01, 0.1])
+def test_so_it_is_on_a_real_log(share: float) -> None:
+    trace = logged()
+    assert (len(trace), trace.max() + 1) == (200_000, 39_346)
+    objects = int((trace.max() + 1) * share)
+    store = store_for(objects)
+    ours = store.replay(trace, PAYLOAD) / len(trace)
+    rivals = rival_miss_ratios(trace, objects)
+    print({"ours": round(ours, 4), **{name: round(ratio, 4) for name, ratio in rivals.items()}})
+    assert ours <= min(rivals.values()) + POINT, (ours, rivals)
 
 
 @pytest.mark.parametrize("make_trace", [shifting, brief])
@@ -125,6 +150,22 @@ def test_a_hit_that_was_counted_elsewhere_is_a_hit() -> None:
     there = [number for number in range(100) if store.find(b"/numbers/%08d" % number)]
     assert sum(number % 2 == 0 for number in there) >= 45
     assert sum(number % 2 == 1 for number in there) <= 55
+
+
+def test_the_memory_of_what_went_is_given_back() -> None:
+    """Objects of all sizes, many of each: their slots' chunks go with them, but for a spare one."""
+    store = Store(1 << 30)
+    for payload in range(0, 5000, 61):
+        store.fill(payload * 1000, 500, payload)
+    assert store.chunks > 30
+    kept = store.chunks
+    store.purge(3)
+    while store.sweep(1000):
+        pass
+    assert store.stats()["objects"] == 0 and store.chunks <= 1
+    for payload in range(0, 5000, 61):
+        assert store.fill(payload * 1000, 500, payload) == 500
+    assert store.chunks == kept
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 4000)), max_size=150), st.integers(0, 20_000))

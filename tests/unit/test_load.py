@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from batchbridge.cython_ext import ring
 from batchbridge.cython_ext.load import Exchange, Load, sequence
 from batchbridge.cython_ext.verify import crc32_of, read_all
+from batchbridge.measure.load import is_saturated
 from support.scripted import Scripted
 from support.skips import skip_if
 
@@ -412,3 +413,9 @@ def test_nothing_stays_open():
         while len(os.listdir("/proc/self/fd")) > before and time.monotonic() < until:
             time.sleep(0.02)
         assert len(os.listdir("/proc/self/fd")) <= before
+
+
+def test_a_client_of_an_open_loop_may_be_busier():
+    # It wakes for each request that is due, as long as it can: a busy core is no limit yet.
+    assert [is_saturated(share, is_open=False) for share in (0.14, 0.15)] == [True, False]
+    assert [is_saturated(share, is_open=True) for share in (0.04, 0.05, 0.14)] == [True, False, False]

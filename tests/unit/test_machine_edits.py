@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import batchbridge as bb
-from batchbridge.cython_ext.http import STATE_NAMES
+from batchbridge.cython_ext.states import STATE_NAMES
 from batchbridge.machine import ROLES
 
 TESTS = Path(__file__).parents[1]

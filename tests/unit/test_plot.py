@@ -17,7 +17,7 @@ from batchbridge.plot.groups import collect, label_of, spread_of, varying
 from batchbridge.plot.latency_cdf import chosen, slower_shares
 from batchbridge.plot.sheet import shortened
 from batchbridge.plot.throughput_latency import lines_of as throughput_lines_of
-from support.samples import batching_results, load_results, make_run, sweep_results, versus_results
+from support.samples import batching_results, load_results, make_run, overload_results, sweep_results, versus_results
 
 LONG = "a server whose name is far longer than anybody would wish it to be, version 1.2.3 with all patches"
 
@@ -53,6 +53,10 @@ CASES = [
     ("sweep", sweep_results(), [
         "p99 latency (ms)", "Server CPU (µs/request)", "Throughput (1,000 requests/s)", "max_batch_size (requests)",
         "max_queue_delay_us (µs)", "n = 3 blocks", "A screen: no evidence.", "Open loop, 50,000 requests/s offered.",
+    ]),
+    ("overload", overload_results(), [
+        "goodput (% of capacity)", "its threads' share of the core (%)", "p99 latency (ms)", "kernel", "nginx",
+        "offered load (multiples of capacity)", "a connection for each request", "n = 3 blocks", "Hollow: the client",
     ]),
     ("trade-off", sweep_results(), ["server CPU (µs/request)", "p99 latency (ms)", "64, 0 µs", "beaten by another"]),
     ("throughput-latency", versus_results(), [
@@ -248,6 +252,7 @@ def test_an_open_loop_at_one_rate_has_no_throughput_to_plot():
 
 def test_a_kind_has_its_figures():
     assert figures_of("load") == ["throughput-latency", "latency-cdf", "batch-sizes"]
+    assert figures_of("overload") == ["overload"] and figures_of("latency") == ["latency-cdf"]
     assert figures_of("batching")[0] == "batching" and "sweep" in figures_of("sweep")
     with pytest.raises(PlotError, match="results of kind 'load' have no figure sweep; they have throughput-latency"):
         list(draw([load_results()], ["sweep"]))

@@ -18,6 +18,8 @@ def full_run(**changes):
         "latency_us": dict.fromkeys(LATENCIES, 10.5), "histogram": [(10, 600), (11, 400)],
         "server_cpu_us_per_request": 5.4, "client_idle_share": 0.3, "steal_share": 0.001, "ipis_per_request": 0.2,
         "batch_sizes": [(1, 3), (8, 100)], "mean_batch_size": 7.8,
+        "asked": 1100, "errors": {"refused": 20, "unissued": 3}, "server_threads_share": 0.7, "loops_per_s": 50.5,
+        "client_core_us_per_request": 6.5,
         "profile": {name: 1 / len(PROFILE_PARTS) for name in PROFILE_PARTS},
     }  # fmt: skip
     return Run(**{**values, **changes})
@@ -170,6 +172,12 @@ def test_json_is_the_same_map():
     found = json.loads(results.to_json())
     assert found == json.loads(json.dumps(results.to_dict()))
     assert found["runs"][0]["histogram"] == [[10, 600], [11, 400]]
+
+
+def test_the_clients_cost_is_its_cores_where_that_was_watched_else_its_threads():
+    assert full_run().client_cpu_us_per_request == 6.5
+    assert full_run(client_core_us_per_request=None).client_cpu_us_per_request == pytest.approx(0.7 * 2.5 * 1e6 / 1000)
+    assert Run("U1", 0).client_cpu_us_per_request is None
 
 
 def test_csv_has_a_line_for_each_run():

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from ..cython_ext.load import Exchange
-    from ..measure.load import LoadFigures
-    from ..measure.traffic import Target
+    from ...cython_ext.load import Exchange
+    from ...measure.load import LoadFigures
+    from ...measure.traffic import Target
 
-__all__ = ["load"]
+__all__ = ["command"]
 
 VERIFICATIONS = {
     "learn": "status, length and checksum",
@@ -66,14 +66,14 @@ NEW_FILE = click.Path(dir_okay=False, writable=True, path_type=Path)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--output", type=NEW_FILE, metavar="FILE.msgpack", help="Save the results, for `batchbridge plot`.")
 @click.option("--hgrm", type=NEW_FILE, metavar="FILE.hgrm", help="Save the latencies as a table of percentiles.")
-def load(url: str, verify: str, as_json: bool, output: Path | None, hgrm: Path | None, **settings: Any) -> None:
+def command(url: str, verify: str, as_json: bool, output: Path | None, hgrm: Path | None, **settings: Any) -> None:
     """Load the server at URL, verify each answer, and print rates and latencies.
 
     Without --rate each connection sends its next request when it has its answer (closed loop). With --rate requests
     are due at moments drawn beforehand, and latencies count from these (open loop).
     """
-    from ..measure.load import LoadError, LoadInterrupted, run_load
-    from ..measure.traffic import learn, parse_url
+    from ...measure.load import LoadError, LoadInterrupted, run_load
+    from ...measure.traffic import learn, parse_url
 
     target = parse_url(url)
     exchanges = _exchanges(target, settings.pop("requests"), settings.pop("urls"), settings["seed"])
@@ -102,8 +102,8 @@ def load(url: str, verify: str, as_json: bool, output: Path | None, hgrm: Path |
     if not figures.is_valid:
         raise LoadError(f"this is no result: {figures.invalid_reason}")
     if hgrm is not None:
-        from ..measure.histogram import to_hgrm
-        from ..measure.results import write_atomically
+        from ...measure.histogram import to_hgrm
+        from ...measure.results import write_atomically
 
         write_atomically(hgrm, to_hgrm(figures.histogram).encode())
     if not as_json:
@@ -112,12 +112,8 @@ def load(url: str, verify: str, as_json: bool, output: Path | None, hgrm: Path |
         raise interruption
 
 
-#: As the group of commands looks for it.
-command = load
-
-
 def _exchanges(target: Target, requests: Path | None, urls: Path | None, seed: int) -> list[Exchange]:
-    from ..measure.traffic import get, read_requests, read_urls
+    from ...measure.traffic import get, read_requests, read_urls
 
     if requests is None and urls is None:
         return get(target.path, host=target.authority)
@@ -132,8 +128,8 @@ def _exchanges(target: Target, requests: Path | None, urls: Path | None, seed: i
 
 
 def _save(path: Path, figures: LoadFigures, settings: dict[str, Any]) -> None:
-    from ..measure.machine import facts
-    from ..measure.results import Results, Run
+    from ...measure.machine import facts
+    from ...measure.results import Results, Run
 
     named = ("connections", "rate", "pipeline", "close")
     parameters = {name: settings[name] for name in named if settings[name] is not None}

@@ -1,0 +1,156 @@
+"""``batchbridge bench batching``: the question's arms against each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from .confounders import compare, confounders_flag, refuse_place
+from .shared import (
+    ABOVE_0,
+    NEW_FILE,
+    end,
+    finish,
+    heading,
+    json_flag,
+    measuring,
+    place_flags,
+    print_invalid,
+    print_json,
+    print_profiles,
+    progress,
+    results_into,
+    spread,
+    table,
+    wide_console,
+)
+
+if TYPE_CHECKING:
+    from ...measure.batching import ArmFigures, Plan
+    from ...measure.links import Link
+    from ...measure.results import Run
+
+
+@click.command()
+@click.option("--quick", is_flag=True, help="Fewer arms, two minutes: a screening.")
+@click.option("--blocks", type=click.IntRange(1, 1000), metavar="N", help="Blocks; each has every arm.  [20, quick: 3]")
+@click.option("--seconds", type=ABOVE_0, metavar="S", help="Measured time of a run.  [5, quick: 1.5]")
+@click.option(
+    "--connections", type=click.IntRange(1, 32_768), metavar="N", multiple=True,
+    help="Of the closed loops. Repeatable.  [64 and 1024, quick: 256]",
+)  # fmt: skip
+@click.option(
+    "--size", "sizes", type=click.IntRange(1, 1024), metavar="N", multiple=True,
+    help="Batch sizes: every pair of them is an arm. Repeatable.  [1, 8, 64 and 256]",
+)  # fmt: skip
+@click.option(
+    "--work-us", "works_us", type=click.IntRange(0, 1_000_000), metavar="N", multiple=True,
+    help="Work of the handler a request. Repeatable.  [0, 10 and 100, quick: 0]",
+)  # fmt: skip
+@click.option(
+    "--handler", type=click.Choice(["python", "vector"]), default="python", show_default=True,
+    help="One by one in Python, or one array operation a batch.",
+)  # fmt: skip
+@click.option(
+    "--handler-threads", type=click.IntRange(0, 1), metavar="N", default=0, show_default=True,
+    help="0: handlers run on the engine's thread; 1: on another, as serve does by default.",
+)  # fmt: skip
+@click.option("--profile", "with_profile", is_flag=True, help="Also sample the server's core (perf).")
+@click.option("--output", type=NEW_FILE, default=Path("batching.msgpack"), show_default=True, help="The results.")
+@confounders_flag
+@place_flags
+@json_flag
+def command(
+    quick: bool, output: Path, confounders: bool, place: str | None, link: Link, as_json: bool, **asked: Any
+) -> None:
+    """How close does batching get to kernel-mode performance?
+
+    Unbatched user mode (U0, U1), batches of every size (B), the same from inside the kernel (BK) and kernel mode (K0,
+    K1) where this machine has it, and nginx where it is installed: each a fresh process on one core, in random order
+    within blocks, every answer compared. Ctrl-C keeps what is done.
+    """
+    from ...measure import profile
+    from ...measure.arms import QuestionArms
+    from ...measure.batching import FULL, QUICK, UNBATCHED, UNBATCHED_AGAIN, estimate_s, perform, summarise
+    from ...measure.experiment import CAPACITY, Experiment, Phase
+
+    plan = _plan(QUICK if quick else FULL, asked)
+    notes = []
+    if plan.with_profile and (reason := profile.why_not()) is not None:
+        notes.append(f"{reason[0].upper()}{reason[1:]}.")
+        plan = replace(plan, with_profile=False)
+    if confounders:
+        refuse_place(place, link)
+        with QuestionArms(plan.handler, plan.handler_threads, plan.pairs) as arms:
+            phase = Phase(CAPACITY, max(plan.connections))
+            compare(
+                arms.of(0, 0), phase, base=UNBATCHED, again=UNBATCHED_AGAIN, blocks=plan.blocks, seconds=plan.seconds,
+                settings=asdict(plan), notes=notes, output=output, as_json=as_json,
+            )  # fmt: skip
+        return
+    results = results_into("batching", {"quick": quick, **asdict(plan)}, output)
+    with (
+        measuring(results, place, link) as (where, said),
+        QuestionArms(plan.handler, plan.handler_threads, plan.pairs) as arms,
+    ):
+        experiment = Experiment(where, results, plan.seconds, with_profile=plan.with_profile)
+        with progress(experiment, quiet=as_json) as announce:
+            perform(plan, experiment, arms, lambda runs, those: announce(runs, those, estimate_s(plan, runs)))
+    notes += [said, *(f"Not run: {arm}, since {reason}." for arm, reason in arms.missing.items())]
+    figures = summarise(results.runs)
+    finish(results, notes)
+    if as_json:
+        print_json(results, [one.as_dict() for one in figures])
+    else:
+        wide_console().print(heading(results))
+        _print_batching(figures, results.runs)
+    end(results, output, as_json)
+
+
+def _plan(default: Plan, asked: dict[str, Any]) -> Plan:
+    sizes = asked.pop("sizes")
+    changes = {name: value for name, value in asked.items() if value not in (None, ())}
+    if sizes:
+        # The pair (1, 1) is always among them: it is the A/A arm.
+        pairs = {(1, 1), *((size_in, size_out) for size_in in sizes for size_out in sizes)}
+        changes["pairs"] = tuple(sorted(pairs))
+    for name in ("connections", "works_us"):
+        if name in changes:
+            changes[name] = tuple(sorted(set(changes[name])))
+    return replace(default, **changes)
+
+
+def _print_batching(figures: Sequence[ArmFigures], runs: Sequence[Run]) -> None:
+    console = wide_console()
+    for work_us, connections in dict.fromkeys((one.work_us, one.connections) for one in figures):
+        chosen = [one for one in figures if (one.work_us, one.connections) == (work_us, connections)]
+        kernels = list(dict.fromkeys(kernel for one in chosen for kernel in one.gaps))
+        titles = ["arm", "mean batch", "1,000/s", "× U1", "CPU µs", *(f"G ({kernel})" for kernel in kernels)]
+        rows = table([*titles, "client µs", "IPIs", "p50 µs", "p99 µs"])
+        for one in chosen:
+            rows.add_row(
+                one.arm,
+                "" if one.mean_batch_size is None else f"{one.mean_batch_size:.1f}",
+                ("≥ " if one.is_client_limited else "") + spread(one.requests_per_s, "{:,.1f}", 1e-3),
+                spread(one.ratio_to_u1, "{:.2f}"),
+                spread(one.cost_us, "{:.2f}"),
+                *(_gap(one, kernel) for kernel in kernels),
+                *("" if each is None else f"{each:.2f}" for each in (one.client_cost_us, one.ipis_per_request)),
+                *("" if each is None else f"{each:,.0f}" for each in (one.latency_p50_us, one.latency_p99_us)),
+            )
+        work = f", {work_us:g} µs of work a request" if work_us else ""
+        console.print(f"\n[bold]{connections:,.0f} connections{work}[/]")
+        console.print(rows)
+        print_invalid(console, chosen)
+    print_profiles(console, runs)
+
+
+def _gap(one: ArmFigures, kernel: str) -> str:
+    if kernel not in one.gaps:
+        return ""
+    gap = one.gaps[kernel]
+    return "undefined" if gap is None else spread(gap, "{:.0%}")

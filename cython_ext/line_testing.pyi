@@ -1,0 +1,5 @@
+from typing import Final
+
+TABLE: Final[dict[tuple[str, str], str]]
+
+def line_protocol() -> object: ...
