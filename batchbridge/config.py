@@ -99,9 +99,8 @@ class Option:
         """What the help shows in the value's place."""
         names = {
             "address": "HOST:PORT", "addresses": "HOST:PORT", "app": "MODULE_OR_FILE:OBJECT",
-            "codings": "|".join(CODINGS), "count": "N",
-            "file_names": "NAME", "log": "PATH|-|off", "mime": "EXT=TYPE", "path": "PATH", "seconds": "DURATION",
-            "size": "SIZE", "token": "NAME", "url": "URL",
+            "codings": "|".join(CODINGS), "core": "CPU", "count": "N", "file_names": "NAME", "log": "PATH|-|off",
+            "mime": "EXT=TYPE", "path": "PATH", "seconds": "DURATION", "size": "SIZE", "token": "NAME", "url": "URL",
         }  # fmt: skip
         return "|".join(self.choices) or names.get(self.kind, "TEXT")
 
@@ -184,6 +183,10 @@ class Config:
     engine: str = _option(
         "server", "choice", "auto", "How requests are received and sent; auto takes the best that runs here.",
         choices=ENGINES,
+    )  # fmt: skip
+    sqpoll: int | None = _option(
+        "server", "core", None, "Core whose kernel thread sends what the engine kernel answers without user mode.",
+        0, 4095,
     )  # fmt: skip
     engine_threads: int = _option("server", "count", 1, "Threads of the engine, each with its own listener.", 1, 256)
     handler_threads: int = _option(
@@ -309,6 +312,12 @@ class Config:
             object.__setattr__(self, option.name, option.parse(getattr(self, option.name)))
         if len(self.server_name) > SERVER_NAME_SIZE_MAX:
             raise ConfigError(f"server_name: {len(self.server_name)} characters are more than {SERVER_NAME_SIZE_MAX}")
+        if self.sqpoll is not None and self.engine not in ("auto", "kernel"):
+            raise ConfigError(f"sqpoll: only the engine kernel has a kernel thread send, and engine is {self.engine!r}")
+        if self.sqpoll is not None and self.engine_threads > 1:
+            raise ConfigError(
+                f"sqpoll: one kernel thread sends for one engine thread, and engine_threads is {self.engine_threads}"
+            )
         # What does not fit into the other has its size: so one limit can be set without knowing of the second.
         for small, large in (
             ("target_size_bytes_max", "head_size_bytes_max"),

@@ -179,6 +179,8 @@ def diagnose() -> Report:
         tried = try_kernel_side()
         findings.append(tried)
         kernel = Engine(KERNEL, tried.ok, f"it was tried: {_clause(tried.detail)}")
+        if tried.ok:
+            findings.append(try_sqpoll())
     engines = (kernel, judge_io_uring(probe), judge_epoll())
     chosen, reason = (KERNEL, kernel.reason) if kernel.available else choose_without_kernel(kernel.reason, probe)
     return Report(tuple(findings), engines, chosen, reason)
@@ -357,29 +359,11 @@ def _types() -> Finding:
 def try_kernel_side() -> Finding:
     """The whole way, on loopback: a connection is taken over, its requests come up through the ring, and one that came
     before is recognised."""
-    import tempfile
-    from http.client import HTTPConnection, HTTPException
-    from pathlib import Path
-
-    from .config import Config
-    from .server import Server
-
     name, requests = "kernel side tried", 4
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder, "try").write_bytes(b"it works")
-        server = Server(config=Config(root=folder, bind=("127.0.0.1:0",), engine=KERNEL, max_connections=64))
-        try:
-            with server.running() as running:
-                address = running.url.removeprefix("http://")
-                connection = HTTPConnection(address, timeout=SELF_TEST_PATIENCE_S)
-                answers = []
-                for _ in range(requests):
-                    connection.request("GET", "/try")
-                    answers.append(connection.getresponse().read())
-                connection.close()
-            seen = server.stats()["kernel_side"]
-        except (OSError, HTTPException, EngineError) as error:
-            return Finding(name, False, f"It does not work here: {error}.", (KERNEL,))
+    try:
+        answers, seen = _ask_over_loopback(requests)
+    except (OSError, EngineError) as error:
+        return Finding(name, False, f"It does not work here: {error}.", (KERNEL,))
     if answers != [b"it works"] * requests or not seen["connections"] or not seen["hits"]:
         return Finding(name, False, f"It answers wrongly, or not by itself ({seen['records']} records).", (KERNEL,))
     return Finding(
@@ -387,6 +371,53 @@ def try_kernel_side() -> Finding:
         f"{requests} requests over loopback came up through the ring, and {seen['hits']} of them were recognised.",
         (KERNEL,),
     )  # fmt: skip
+
+
+def try_sqpoll() -> Finding:
+    """The same with a kernel thread that sends: requests are answered without user mode. No engine needs it."""
+    name, requests = "kernel thread tried", 12
+    core = max(os.sched_getaffinity(0))
+    try:
+        answers, seen = _ask_over_loopback(requests, sqpoll=core)
+    except (OSError, EngineError) as error:
+        return Finding(name, False, f"--sqpoll does not work here: {error}.")
+    if answers != [b"it works"] * requests or not seen["answered"]:
+        return Finding(name, False, f"--sqpoll answers wrongly, or not ({seen['hits']} requests were recognised).")
+    return Finding(
+        name, True,
+        f"--sqpoll works: {seen['answered']} of {requests} requests over loopback were answered without user mode, "
+        f"by a kernel thread on core {core}.",
+    )  # fmt: skip
+
+
+def _ask_over_loopback(requests: int, **settings: Any) -> tuple[list[bytes], Any]:
+    """Asks a server of the kernel engine for the same file: the answers, and the kernel side's counters.
+
+    Raises OSError or EngineError.
+    """
+    import tempfile
+    from http.client import HTTPConnection, HTTPException
+    from pathlib import Path
+
+    from .config import Config
+    from .server import Server
+
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "try").write_bytes(b"it works")
+        server = Server(
+            config=Config(root=folder, bind=("127.0.0.1:0",), engine=KERNEL, max_connections=64, **settings)
+        )
+        answers = []
+        with server.running() as running:
+            connection = HTTPConnection(running.url.removeprefix("http://"), timeout=SELF_TEST_PATIENCE_S)
+            try:
+                for _ in range(requests):
+                    connection.request("GET", "/try")
+                    answers.append(connection.getresponse().read())
+            except HTTPException as error:
+                raise OSError(f"no proper answer came ({error!r})") from error
+            connection.close()
+        return answers, server.stats()["kernel_side"]
 
 
 def _libbpf() -> Finding:

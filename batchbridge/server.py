@@ -192,7 +192,8 @@ class Server:
     def _start(self) -> None:
         from .doctor import choose_engine
 
-        self.engine, reason = choose_engine(self.config.engine)
+        # Only the kernel engine can do what sqpoll asks for.
+        self.engine, reason = choose_engine("kernel" if self.config.sqpoll is not None else self.config.engine)
         handlers = self._all_handlers()
         if self.config.handler_threads == 0:
             for handler in handlers:

@@ -281,6 +281,7 @@ PARSERS: dict[str, Callable[[Any, str], Any]] = {
     "app": _app,
     "choice": _text,
     "codings": _codings,
+    "core": _count,
     "count": _count,
     "file_names": _file_names,
     "log": _path,

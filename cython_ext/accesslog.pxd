@@ -10,6 +10,9 @@ cdef void log_close(Engine *engine) noexcept nogil
 # A second has passed: the time in the lines changes.
 cdef void log_tick(Engine *engine) noexcept nogil
 
+# Whether a line finds room now.
+cdef bint log_has_room(const Engine *engine) noexcept nogil
+
 # One line. Texts are taken as they came, with what could forge a line or a field escaped. Never waits: a line that
 # finds no room is counted as lost.
 cdef void log_line(Engine *engine, const Connection *connection, const char *request_line, uint32_t request_line_length,

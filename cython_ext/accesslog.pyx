@@ -90,6 +90,10 @@ cdef char *put_field(char *at, const char *text, uint32_t length) noexcept nogil
     return put(at, b'"', 1)
 
 
+cdef bint log_has_room(const Engine *engine) noexcept nogil:
+    return not engine.log.writing or engine.log.used + LINE_SIZE_BYTES_MAX <= engine.log.size_bytes
+
+
 cdef void log_line(Engine *engine, const Connection *connection, const char *request_line, uint32_t request_line_length,
                    int status, uint64_t body_length, const char *referer, uint32_t referer_length,
                    const char *user_agent, uint32_t user_agent_length) noexcept nogil:

@@ -9,8 +9,10 @@ from libc.errno cimport errno
 from libc.stdint cimport uint32_t, uint64_t, uintptr_t
 
 from batchbridge.cython_ext.kernel cimport tier_free, tier_prepare
+from batchbridge.cython_ext.sender cimport sender_close, sender_open
 from batchbridge.cython_ext.tier cimport (
-    BB_IMAGE_SLOTS, BB_IMAGES_MAX, BB_ROWS_MAX, Tier, bb_free_rows, bb_image, bb_row, bb_words)
+    BB_IMAGE_SLOTS, BB_IMAGES_MAX, BB_ROWS_MAX, Tier, bb_answer, bb_free_rows, bb_image, bb_row, bb_send_entries,
+    bb_send_ring, bb_words)
 
 from batchbridge.errors import EngineError
 
@@ -40,6 +42,8 @@ cdef extern from "<bpf/libbpf.h>" nogil:
     bpf_program *bpf_object__find_program_by_name(const bpf_object *, const char *) noexcept
     int bpf_map__set_max_entries(bpf_map *, uint32_t) noexcept
     int bpf_map__fd(const bpf_map *) noexcept
+    int bpf_map__set_autocreate(bpf_map *, int) noexcept
+    const void *bpf_map__initial_value(bpf_map *, size_t *) noexcept
     int bpf_program__fd(const bpf_program *) noexcept
     bpf_link *bpf_program__attach_cgroup(const bpf_program *, int) noexcept
     int bpf_link__destroy(bpf_link *) noexcept
@@ -80,6 +84,15 @@ cdef int listen(libbpf_print_level level, const char *form, va_list values) noex
     return 0
 
 
+def online_cores():
+    """The numbers of this machine's cores, as the kernel lists them, or "?"."""
+    try:
+        with open("/sys/devices/system/cpu/online") as file:
+            return file.read().strip()
+    except OSError:
+        return "?"
+
+
 def object_path():
     """Where the compiled kernel side lies."""
     return os.path.join(os.path.dirname(os.path.dirname(__file__)), "kernel_side", "side.bpf.o")
@@ -88,6 +101,7 @@ def object_path():
 cdef class KernelSide:
     """One engine's kernel side: loaded, mapped, and attached to the listeners given by their descriptors.
 
+    `sqpoll`: the core whose kernel thread sends what the kernel side answers by itself; None: user mode answers all.
     EngineError, with libbpf's or the kernel's reason, where it cannot be.
     """
     cdef Tier tier
@@ -95,14 +109,18 @@ cdef class KernelSide:
     cdef bpf_link *link
     cdef list mapped                # (address, size) pairs
 
-    def __cinit__(self, uint32_t connections, uint64_t ring_size_bytes, listeners):
+    def __cinit__(self, uint32_t connections, uint64_t ring_size_bytes, listeners, sqpoll=None):
         self.mapped = []
+        self.tier.sender.fd = -1
 
-    def __init__(self, uint32_t connections, uint64_t ring_size_bytes, listeners):
+    def __init__(self, uint32_t connections, uint64_t ring_size_bytes, listeners, sqpoll=None):
         # A closed socket may keep its row for as long as TCP still has something to do for it.
         self.tier.row_count = min(<uint32_t>BB_ROWS_MAX, 2 * connections)
+        self.tier.can_answer = sqpoll is not None
         self.load(ring_size_bytes)
         self.map_all(ring_size_bytes)
+        if self.tier.can_answer:
+            self.open_sender(sqpoll)
         result = tier_prepare(&self.tier, connections)
         if result < 0:
             raise MemoryError
@@ -133,12 +151,43 @@ cdef class KernelSide:
         result |= bpf_map__set_max_entries(bpf_object__find_map_by_name(self.object, b"records"),
                                            <uint32_t>ring_size_bytes)
         if result == 0:
+            result = self.choose_answering()
+        if result == 0:
             with nogil:
                 result = bpf_object__load(self.object)
         if result < 0:
             reason = said.decode("utf-8", "replace").strip()
             raise EngineError(f"the kernel side cannot be loaded: {os.strerror(-result)}"
                               + (f" ({reason})" if reason else ""))
+
+    cdef int choose_answering(self) except? -1:
+        """Tells the programs, which cannot be told later, whether they answer; leaves out maps they do not need."""
+        cdef size_t size_bytes = 0
+        cdef const char *name
+        cdef int result = 0
+        cdef uint32_t *constants = <uint32_t *>bpf_map__initial_value(
+            bpf_object__find_map_by_name(self.object, b".rodata"), &size_bytes)
+        if constants is NULL or size_bytes != sizeof(uint32_t):
+            raise EngineError("the kernel side has other constants than can_answer")
+        constants[0] = self.tier.can_answer
+        for name in (b"answers", b"send_ring", b"send_entries", b"posting"):
+            result |= bpf_map__set_autocreate(bpf_object__find_map_by_name(self.object, name), self.tier.can_answer)
+        return result
+
+    cdef open_sender(self, uint32_t core):
+        cdef Tier *tier = &self.tier
+        cdef uint32_t places[3]
+        cdef int result
+        tier.answers = <bb_answer *>self.map_array(b"answers", BB_IMAGES_MAX * sizeof(bb_answer))
+        result = sender_open(&tier.sender, self.map_array(b"send_ring", sizeof(bb_send_ring)),
+                             self.map_array(b"send_entries", sizeof(bb_send_entries)), self.map_fd(b"posting"), core,
+                             places)
+        if result < 0:
+            raise EngineError(f"a kernel thread cannot send on core {core} (sqpoll): {os.strerror(-result)}; "
+                              f"this machine has the cores {online_cores()}")
+        tier.words.sends_head_at = places[0]
+        tier.words.sends_tail_at = places[1]
+        tier.words.sends_flags_at = places[2]
 
     cdef void *map_memory(self, int fd, size_t size_bytes, int protection, long offset) except NULL:
         cdef void *address = mmap(NULL, size_bytes, protection, MAP_SHARED, fd, offset)
@@ -202,13 +251,28 @@ cdef class KernelSide:
                 "connections": tier.words.opened, "untracked": tier.words.untracked, "spills": tier.words.spills,
                 "drained_bytes": tier.drained_bytes, "gaps": tier.gaps, "gaps_awaited": tier.gaps_awaited,
                 "images": tier.words.image_count,
-                "rows_in_use": tier.row_count - (tier.free_rows.tail - tier.free_rows.head)}
+                "rows_in_use": tier.row_count - (tier.free_rows.tail - tier.free_rows.head),
+                "answered": tier.words.answered, "owed": tier.words.owed, "unsent": tier.words.unsent,
+                "outdated": tier.words.outdated, "crowded": tier.words.crowded, "doorbells": tier.words.doorbells,
+                "failed_sends": tier.failed_sends, "rendered": tier.rendered, "waits": tier.sender.waits,
+                "thread_wakes": tier.sender.wakes}
+
+    def add_answered(self, figures):
+        """Adds to an engine's figures what was answered without it."""
+        cdef Tier *tier = &self.tier
+        cdef uint64_t answered = tier.words.answered
+        figures["requests"]["read"] += answered
+        figures["requests"]["outcomes"]["hit"] += answered
+        figures["cache"]["hits"] += answered
+        figures["bytes"]["received"] += tier.words.answered_request_bytes
+        figures["bytes"]["sent"] += tier.words.answered_bytes - tier.unsent_bytes
 
     def close(self):
         """Detaches and frees all; the engine must not run any more."""
         if self.link is not NULL:
             bpf_link__destroy(self.link)
             self.link = NULL
+        sender_close(&self.tier.sender)
         tier_free(&self.tier)
         for address, size_bytes in self.mapped:
             munmap(<void *><uintptr_t>address, size_bytes)

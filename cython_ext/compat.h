@@ -19,6 +19,10 @@ static inline uint64_t bb_load_acquire_64(const uint64_t *at) { return __atomic_
 static inline void bb_store_release_64(uint64_t *at, uint64_t value) { __atomic_store_n(at, value, __ATOMIC_RELEASE); }
 static inline uint32_t bb_load_relaxed(const uint32_t *at) { return __atomic_load_n(at, __ATOMIC_RELAXED); }
 static inline void bb_store_relaxed(uint32_t *at, uint32_t value) { __atomic_store_n(at, value, __ATOMIC_RELAXED); }
+static inline int32_t bb_store_release_signed(int32_t *at, int32_t value) {
+    __atomic_store_n(at, value, __ATOMIC_RELEASE);
+    return value;
+}
 static inline uint32_t bb_fetch_add(uint32_t *at, uint32_t by) { return __atomic_fetch_add(at, by, __ATOMIC_ACQ_REL); }
 /* Before one side sleeps: "I sleep" must be seen before its last look at what the other side may have written. */
 static inline void bb_full_fence(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
@@ -27,6 +31,12 @@ static inline uint64_t bb_now_us(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (uint64_t)t.tv_sec * 1000000u + (uint64_t)t.tv_nsec / 1000u;
+}
+
+static inline uint64_t bb_wall_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    return (uint64_t)t.tv_sec * 1000000000u + (uint64_t)t.tv_nsec;
 }
 
 static inline int64_t bb_wall_s(void) {
@@ -81,6 +91,38 @@ static inline void bb_prep_peer_name(struct io_uring_sqe *entry, int fd, void *a
 /* The number by which the kernel calls a socket; BPF programs see it, too. */
 static inline void bb_prep_cookie(struct io_uring_sqe *entry, int fd, uint64_t *cookie) {
     bb_prep_socket_option(entry, fd, SO_COOKIE, cookie, sizeof *cookie);
+}
+
+/* A ring in memory of the caller's (NO_MMAP: Linux 6.5, in memory of BPF maps 6.10), without an index array (NO_SQARRAY:
+ * 6.6), whose entries a kernel thread on `core` submits, which sleeps after `idle_ms` without any. A descriptor or -errno. */
+static inline int bb_polled_ring(struct io_uring_params *p, uint32_t entries, uint32_t completions, void *ring,
+                                 void *at, uint32_t core, uint32_t idle_ms) {
+    int fd;
+    memset(p, 0, sizeof *p);
+    p->flags =
+        IORING_SETUP_SQPOLL | IORING_SETUP_SQ_AFF | IORING_SETUP_CQSIZE | IORING_SETUP_SUBMIT_ALL | 1u << 14 | 1u << 16;
+    p->cq_entries = completions;
+    p->sq_thread_cpu = core;
+    p->sq_thread_idle = idle_ms;
+    p->sq_off.resv2 = (uint64_t)(uintptr_t)at; /* user_addr, in younger headers */
+    p->cq_off.resv2 = (uint64_t)(uintptr_t)ring;
+    fd = (int)syscall(SYS_io_uring_setup, entries, p);
+    return fd < 0 ? -errno : fd;
+}
+static inline void bb_ring_enter(int fd, uint32_t flags) { syscall(SYS_io_uring_enter, fd, 0, 0, flags, NULL, 0); }
+static inline int bb_ring_bell(int fd, int bell) {
+    return syscall(SYS_io_uring_register, fd, IORING_REGISTER_EVENTFD, &bell, 1) < 0 ? -errno : 0;
+}
+
+/* Takes and leaves the lock in a BPF map's first element, of 8 bytes: whatever was done under it before is done. */
+static inline int bb_pass_map_lock(int map) {
+    uint32_t key = 0;
+    uint64_t value = 0;
+    struct {
+        uint32_t map, padding;
+        uint64_t key, value, flags;
+    } what = {(uint32_t)map, 0, (uint64_t)(uintptr_t)&key, (uint64_t)(uintptr_t)&value, 4 /* BPF_F_LOCK */};
+    return syscall(SYS_bpf, 1 /* BPF_MAP_LOOKUP_ELEM */, &what, sizeof what) < 0 ? -errno : 0;
 }
 
 #endif

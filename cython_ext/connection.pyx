@@ -12,6 +12,7 @@ from libc.stdint cimport uint8_t, uint16_t, uint32_t
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy, memmove, memset
 
+from batchbridge.cython_ext.answer cimport answer_keeps_alive
 from batchbridge.cython_ext.cache cimport CacheObject, cache_drop
 from batchbridge.cython_ext.core cimport (
     CONNECTION_CLOSES, CONNECTION_FREE, CONNECTION_LINGERS, CONNECTION_OPEN, IS_DIRTY, IS_EOF, IS_FINAL, IS_HELD,
@@ -373,7 +374,8 @@ cdef void sweep(Engine *engine) noexcept nogil:
         connection = &engine.connections[index]
         if connection.deadline_us == 0 or connection.state == CONNECTION_FREE:
             continue
-        if connection.deadline_us > engine.now_us:
+        if (connection.deadline_us > engine.now_us
+                or (connection.row and engine.tier.can_answer and answer_keeps_alive(engine, connection))):
             if engine.next_deadline_us == 0 or connection.deadline_us < engine.next_deadline_us:
                 engine.next_deadline_us = connection.deadline_us
             continue

@@ -190,6 +190,7 @@ cdef struct Connection:
     uint16_t published              # images of its requests that were published
     uint32_t requests
     uint32_t row                    # of the kernel side, + 1; 0: none
+    uint32_t promised               # bytes of all responses that were taken
     char *posted                    # bytes in the scratch that leave at this loop's end
     char *leaving                   # bytes in the other scratch, which left at the last loop's end
     uint32_t posted_length

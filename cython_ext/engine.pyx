@@ -18,6 +18,7 @@ from libc.stdlib cimport calloc, free, malloc
 from libc.string cimport memcpy
 
 from batchbridge.cython_ext.accesslog cimport log_close, log_flush, log_open, log_tick
+from batchbridge.cython_ext.answer cimport answer_done, answer_promise
 from batchbridge.cython_ext.bridge cimport (
     BATCH_SIZE_BUCKETS, REASON_COUNT, RESPONSE_BLOCK_SIZE_BYTES, Item, Lane, lane_size_bytes, lane_view,
     policy_from_dict, slabs_view)
@@ -33,7 +34,7 @@ from batchbridge.cython_ext.files cimport files_free, files_prepare
 from batchbridge.cython_ext.fills cimport fills_free
 from batchbridge.cython_ext.heads cimport heads_prepare, heads_tick
 from batchbridge.cython_ext.http cimport http_protocol
-from batchbridge.cython_ext.publish cimport publish_swept
+from batchbridge.cython_ext.publish cimport publish_purged, publish_swept
 from batchbridge.cython_ext.purge cimport cache_purge
 from batchbridge.cython_ext.route cimport compile_template, route_free
 from batchbridge.cython_ext.send cimport flush
@@ -157,7 +158,12 @@ cdef void turn_end(Engine *engine) noexcept nogil:
     while engine.dirty is not NULL:
         connection = engine.dirty
         engine.dirty = connection.next_dirty
-        flush(engine, connection)
+        if connection.row and engine.tier.can_answer:
+            answer_promise(engine.tier, connection)
+            flush(engine, connection)
+            answer_done(engine.tier, connection)
+        else:
+            flush(engine, connection)
         recycle(engine, connection)
     if engine.log.used and engine.log.oldest_us + LOG_AGE_US <= engine.now_us:
         log_flush(engine)
@@ -459,6 +465,8 @@ cdef class EngineThread:
                                           <const char *>self.command_text, <uint32_t>len(self.command_text))
         if self.engine.tier is not NULL:
             publish_swept(self.engine.cache, self.engine.tier)
+            with nogil:
+                publish_purged(self.engine.tier)
         self.command = 0
         write(self.reply_bell, &one, 8)
 

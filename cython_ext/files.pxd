@@ -39,6 +39,9 @@ cdef uint32_t representation_key(const char *key, uint32_t key_length, int codin
 # nothing was told of a change since where its file lies. Where nothing is told, only time makes it worth another look.
 cdef bint file_is_trusted(Engine *engine, const CacheObject *object) noexcept nogil
 
+# A descriptor that becomes readable when something is changed in a watched directory; none where it is not above 0.
+cdef int files_watch_fd(const Engine *engine) noexcept nogil
+
 # Whether a cached object still is what the path names: same file, same time, same length, same codings beside it. It
 # counts as compared now.
 cdef bint file_unchanged(Engine *engine, const char *path, uint32_t path_length, CacheObject *object) noexcept nogil

@@ -438,6 +438,10 @@ cdef bint file_reopen(Engine *engine, const char *path, uint32_t path_length, Ca
     return True
 
 
+cdef int files_watch_fd(const Engine *engine) noexcept nogil:
+    return (<const Files *>engine.files).watches.fd
+
+
 cdef bint file_unchanged(Engine *engine, const char *path, uint32_t path_length, CacheObject *object) noexcept nogil:
     cdef Files *files = <Files *>engine.files
     cdef Representations them

@@ -10,11 +10,14 @@ from batchbridge.cython_ext.tier cimport Tier
 cdef int tier_prepare(Tier *tier, uint32_t connections_max) noexcept nogil
 cdef void tier_free(Tier *tier) noexcept nogil
 
-# Takes all that has come up. tier_sleeps: says that this thread will wait, unless there is something to be done first.
+# Takes all that has come up. tier_sleeps: says that this thread will wait, unless there is something to be done first;
+# looks_soon: for a moment only, so that what is only to be logged need not wake it.
 cdef void tier_consume(Engine *engine, Tier *tier) noexcept nogil
-cdef bint tier_sleeps(Tier *tier) noexcept nogil
+cdef bint tier_sleeps(Tier *tier, bint looks_soon) noexcept nogil
 cdef void tier_woke(Tier *tier) noexcept nogil
 cdef bint tier_has_records(const Tier *tier) noexcept nogil
+# Whether there are records that somebody waits for: those that are only to be logged can wait.
+cdef bint tier_has_news(const Tier *tier) noexcept nogil
 
 # A connection's life as the driver sees it: its cookie is in `cookies` (0: it could not be asked); it was closed.
 cdef void tier_cookie_known(Tier *tier, const Connection *connection) noexcept nogil

@@ -21,6 +21,8 @@ from libc.stdint cimport int32_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free, realloc
 from libc.string cimport memcpy, memset
 
+from batchbridge.cython_ext.answer cimport (
+    answer_free, answer_log, answer_prepare, answer_settle, answer_sleeps, answer_waits)
 from batchbridge.cython_ext.connection cimport connection_peer, received, received_end
 from batchbridge.cython_ext.core cimport (
     CONNECTION_CLOSES, CONNECTION_FREE, IS_EOF, IS_PAUSED, Connection, Engine)
@@ -33,6 +35,7 @@ cdef extern from "compat.h" nogil:
     void bb_store_release_64(uint64_t *, uint64_t) noexcept
     uint32_t bb_load_acquire(const uint32_t *) noexcept
     void bb_store_release(uint32_t *, uint32_t) noexcept
+    void bb_store_release_signed(int32_t *, int32_t) noexcept
     void bb_store_relaxed(uint32_t *, uint32_t) noexcept
     void bb_full_fence() noexcept
 
@@ -79,6 +82,8 @@ cdef int tier_prepare(Tier *tier, uint32_t connections_max) noexcept nogil:
             or tier.waiting is NULL or tier.draining is NULL or tier.by_cookie.cookies is NULL
             or tier.by_cookie.values is NULL):
         return -ENOMEM
+    if tier.can_answer and answer_prepare(tier) < 0:
+        return -ENOMEM
     for index in range(tier.row_count):
         give_back(tier, index)
     return 0
@@ -89,6 +94,7 @@ cdef void tier_free(Tier *tier) noexcept nogil:
     if tier.states is not NULL:
         for index in range(tier.row_count):
             free(tier.states[index].early)
+    answer_free(tier)
     free(tier.published)
     free(tier.withdrawn)
     free(tier.states)
@@ -173,6 +179,11 @@ cdef void table_rebuild(CookieTable *table) noexcept nogil:
 
 cdef void give_back(Tier *tier, uint32_t row) noexcept nogil:
     cdef uint32_t tail = tier.free_rows.tail
+    if tier.can_answer:
+        tier.rows[row].fd = -1
+        tier.rows[row].done = 0
+        tier.rows[row].out_user = 0
+        tier.rows[row].closing = 0
     tier.free_rows.rows[tail & (BB_ROWS_MAX - 1)] = row
     bb_store_release(&tier.free_rows.tail, tail + 1)
 
@@ -206,6 +217,7 @@ cdef void on_opened(Tier *tier, const bb_record *record) noexcept nogil:
     cdef bb_row *row = &tier.rows[record.row]
     state.is_open = 1
     state.peer = (<const bb_peer *>(record + 1))[0]
+    state.settled = row.settled
     row.spill_seen = 0
     row.pause = 0
     table_put(&tier.by_cookie, record.cookie, record.row)
@@ -265,6 +277,8 @@ cdef void meet(Engine *engine, Tier *tier, Connection *connection, uint32_t row)
         hand_on(engine, tier, state, connection)
     if tier.rows[row].spill != tier.rows[row].spill_seen:
         mark_draining(tier, row)
+    if tier.can_answer and connection.state != CONNECTION_CLOSES:
+        bb_store_release_signed(&tier.rows[row].fd, connection.fd)
 
 
 cdef void meet_waiting(Engine *engine, Tier *tier, bint has_seen_all) noexcept nogil:
@@ -381,9 +395,18 @@ cdef void end(Engine *engine, Connection *connection) noexcept nogil:
 
 cdef void on_record(Engine *engine, Tier *tier, const bb_record *record) noexcept nogil:
     cdef const char *data = <const char *>(record + 1)
+    if record.type == BB_ANSWERED:
+        answer_log(engine, tier, record.row, <const bb_hit *>data)
+        return
+    tier.taken += 1
+    if record.type == BB_DOORBELL:
+        return                      # whoever sleeps looks for what is to be sent
     if record.type == BB_OPENED:
         on_opened(tier, record)
-    elif record.type == BB_CLOSED:
+        return
+    if tier.can_answer:
+        answer_settle(engine, tier, record.row)
+    if record.type == BB_CLOSED:
         on_closed(engine, tier, record.row)
     elif record.type == BB_SPILLED:
         mark_draining(tier, record.row)
@@ -397,12 +420,22 @@ cdef bint tier_has_records(const Tier *tier) noexcept nogil:
     return tier.consumed != bb_load_acquire_64(tier.producer)
 
 
+cdef bint tier_has_news(const Tier *tier) noexcept nogil:
+    cdef uint64_t patient
+    if not tier.can_answer:
+        return tier_has_records(tier)
+    # In this order: one that is counted as patient was counted before.
+    patient = bb_load_acquire_64(&tier.words.patient_records)
+    return bb_load_acquire_64(&tier.words.records) - patient != tier.taken
+
+
 cdef void tier_consume(Engine *engine, Tier *tier) noexcept nogil:
     """Takes the records that are there now: the ring is read where it lies, and given back one by one."""
     cdef uint64_t end = bb_load_acquire_64(tier.producer)
     cdef uint32_t header
     cdef char *at
     cdef bint has_seen_all = True
+    tier.is_held = False
     while tier.consumed != end:
         at = tier.records + (tier.consumed & tier.record_mask)
         header = bb_load_acquire(<const uint32_t *>at)
@@ -410,6 +443,9 @@ cdef void tier_consume(Engine *engine, Tier *tier) noexcept nogil:
             has_seen_all = False        # another processor is writing it
             break
         if not header & RECORD_DISCARDED:
+            if tier.can_answer and answer_waits(engine, tier):
+                has_seen_all = False
+                break
             on_record(engine, tier, <const bb_record *>(at + RECORD_HEADER_SIZE_BYTES))
         header &= ~<uint32_t>(RECORD_BUSY | RECORD_DISCARDED)
         tier.consumed += (header + RECORD_HEADER_SIZE_BYTES + 7) & ~<uint64_t>7
@@ -476,6 +512,8 @@ cdef void drain(Engine *engine, Tier *tier, uint32_t row, Connection *connection
     cdef uint32_t spill = bb_load_acquire(&tier.rows[row].spill)
     cdef uint32_t up = bb_load_acquire(&tier.rows[row].up)
     cdef int found
+    if tier.can_answer:
+        answer_settle(engine, tier, row)
     if state.has_early:
         look_into_gap(engine, tier, row, connection)
         return
@@ -600,17 +638,21 @@ cdef void tier_resume(Tier *tier, const Connection *connection) noexcept nogil:
 
 # --- waiting ---------------------------------------------------------------------------------------------------------
 
-cdef bint tier_sleeps(Tier *tier) noexcept nogil:
-    if tier_has_records(tier) or tier.waiting_count or tier.draining_count:
+cdef bint must_look(const Tier *tier, bint looks_soon) noexcept nogil:
+    return tier_has_news(tier) if looks_soon else tier_has_records(tier)
+
+
+cdef bint tier_sleeps(Tier *tier, bint looks_soon) noexcept nogil:
+    if must_look(tier, looks_soon) or tier.waiting_count or tier.draining_count:
         return False
-    bb_store_relaxed(&tier.words.sleeps, 1)
+    bb_store_relaxed(&tier.words.sleeps, BB_LOOKS_SOON if looks_soon else BB_SLEEPS)
     bb_full_fence()
-    if (tier_has_records(tier) or tier.words.spills != tier.spills_seen
-            or tier.words.lost_closes != tier.lost_closes_seen):
-        bb_store_relaxed(&tier.words.sleeps, 0)
+    if (must_look(tier, looks_soon) or tier.words.spills != tier.spills_seen
+            or tier.words.lost_closes != tier.lost_closes_seen or (tier.can_answer and not answer_sleeps(tier))):
+        bb_store_relaxed(&tier.words.sleeps, BB_AWAKE)
         return False
     return True
 
 
 cdef void tier_woke(Tier *tier) noexcept nogil:
-    bb_store_relaxed(&tier.words.sleeps, 0)
+    bb_store_relaxed(&tier.words.sleeps, BB_AWAKE)

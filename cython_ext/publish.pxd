@@ -10,6 +10,8 @@ cdef void publish_second(Engine *engine, Connection *connection, const Request *
 
 # Withdraws the images whose objects are not found any more: after a purge.
 cdef void publish_swept(Cache *cache, Tier *tier) noexcept nogil
+# What was posted before has left when this returns, where the kernel side answers by itself.
+cdef void publish_purged(Tier *tier) noexcept nogil
 # Withdraws all: before the cache is freed.
 cdef void publish_end(Tier *tier) noexcept nogil
 

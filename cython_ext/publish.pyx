@@ -5,6 +5,7 @@ The rules:
 - An image is one request, to the last byte, that user mode has parsed and answered from the cache (law 2). The kernel
   side only says "these bytes, again"; whether the object may still answer is decided here, each time. So neither expiry
   nor a purge has to reach into the kernel (law 3), and an image is never more than a short way of writing bytes.
+  (Where the kernel side answers by itself, it gets an answer beside the image, for a while: answer.pyx.)
 - A request is published when it is answered from the cache for the second time: most never are.
 - Where an image is withdrawn, its place is not used again before the ring was read up to where it stood then: records
   behind that were reserved after the withdrawal, and the kernel side has looked at the generation since.
@@ -14,6 +15,8 @@ The rules:
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 
+from batchbridge.cython_ext.answer cimport (
+    answer_count, answer_end, answer_join, answer_leave, answer_purged, answer_render)
 from batchbridge.cython_ext.cache cimport (
     OBJECT_FILE, OBJECT_STALE, OBJECT_UNLINKED, Cache, CacheObject, cache_drop, cache_hold, cache_mark_visited,
     cache_usable, object_whole)
@@ -133,7 +136,7 @@ cdef void make_room(Tier *tier) noexcept nogil:
         published = &tier.published[number]
         if published.object is NULL:
             continue
-        if not published.was_visited:
+        if not published.was_visited and not (tier.can_answer and answer_count(tier, number, published.object)):
             withdraw(tier, number)
             return
         published.was_visited = 0
@@ -157,6 +160,8 @@ cdef bint publish(Tier *tier, const Request *request, const uint64_t *words, uin
     published.slot = <uint32_t>slot
     published.was_visited = 0
     published.head = request.head[0]
+    if tier.can_answer:
+        answer_join(tier, <uint32_t>number, published.object)
     image.length = length
     image.hash = hash
     memcpy(image.words, words, (length + 31) // 32 * 32)
@@ -177,6 +182,8 @@ cdef void withdraw(Tier *tier, uint32_t number) noexcept nogil:
     cdef Published *published = &tier.published[number]
     bb_store_release(&tier.images[number].generation, 0)
     bb_full_fence()
+    if tier.can_answer:
+        answer_leave(tier, number, published.object)
     # The index keeps pointing here, until its place is needed: what lies behind must still be found.
     published.reusable_at = bb_load_acquire_64(tier.producer)
     cache_drop(published.object)
@@ -193,8 +200,15 @@ cdef void publish_swept(Cache *cache, Tier *tier) noexcept nogil:
             withdraw(tier, number)
 
 
+cdef void publish_purged(Tier *tier) noexcept nogil:
+    if tier.can_answer:
+        answer_purged(tier)
+
+
 cdef void publish_end(Tier *tier) noexcept nogil:
     cdef uint32_t number
+    if tier.can_answer:
+        answer_end(tier)
     for number in range(tier.images_made):
         if tier.published[number].object is not NULL:
             withdraw(tier, number)
@@ -225,6 +239,8 @@ cdef void recognised(Engine *engine, Connection *connection, const bb_hit *hit, 
             engine.cache.hits += 1
             tier.known += 1
             received_known(engine, connection, data, length, &published.head, published.object)
+            if tier.can_answer:
+                answer_render(engine, tier, hit.image)
             return
         if published.object.flags & OBJECT_UNLINKED:
             withdraw(tier, hit.image)

@@ -142,6 +142,15 @@ cdef void refuse_object(Engine *engine, const CacheObject *object, int status, R
                                                    <unsigned long long>object.payload_length)
 
 
+cdef void describe_known(Engine *engine, Head *head, CacheObject *object, Response *response) noexcept nogil:
+    cdef Request request
+    memset(&request, 0, sizeof(Request))
+    request.head = head
+    request.object = object
+    describe(&request, response)
+    describe_object(engine, &request, response)
+
+
 cdef void forbid_body(Response *response) noexcept nogil:
     """204 and 304 have none, whatever a handler gave (RFC 9110 section 6.4.1)."""
     if response.status == 204 or response.status == 304:

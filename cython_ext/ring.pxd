@@ -33,11 +33,19 @@ cdef extern from "<liburing.h>" nogil:
         unsigned int flags
         int ring_fd
 
+    struct io_sqring_offsets:       # bytes from the ring's first
+        uint32_t head, tail, flags
+
+    struct io_cqring_offsets:
+        uint32_t head, tail, ring_mask, cqes
+
     struct io_uring_params:
         uint32_t sq_entries
         uint32_t cq_entries
         uint32_t flags
         uint32_t features
+        io_sqring_offsets sq_off
+        io_cqring_offsets cq_off
 
     struct io_uring_buf
     struct io_uring_buf_ring

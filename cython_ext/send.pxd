@@ -46,6 +46,10 @@ cdef bint can_respond(const Engine *engine, const Connection *connection) noexce
 # object whose payload is too long to be copied, or not all there, needs an answer.
 cdef void respond(Engine *engine, Connection *connection, const Response *response) noexcept nogil
 
+# The bytes of a response, for somebody else to send: how many there are at most; how many were written to `out`.
+cdef uint32_t response_size_bytes_max(const Response *response) noexcept nogil
+cdef uint32_t response_copy(const Engine *engine, const Response *response, char *out) noexcept nogil
+
 # An interim response (100), which is not counted as one.
 cdef void respond_continue(Engine *engine, Connection *connection) noexcept nogil
 
@@ -56,3 +60,5 @@ cdef void flush(Engine *engine, Connection *connection) noexcept nogil
 
 # Of a scratch send that fell short: `result` is bytes sent or -errno.
 cdef void send_fell_short(Engine *engine, Connection *connection, int64_t result) noexcept nogil
+# Of a response that somebody else could not send whole: the rest of it, before anything else leaves.
+cdef void send_owed(Engine *engine, Connection *connection, const char *rest, uint32_t length) noexcept nogil

@@ -47,31 +47,47 @@ cdef char *scratch_reserve(Engine *engine, Connection *connection) noexcept nogi
 
 
 cdef void scratch_commit(Engine *engine, Connection *connection, char *end) noexcept nogil:
-    connection.posted_length = <uint32_t>(end - connection.posted)
+    cdef uint32_t length = <uint32_t>(end - connection.posted)
+    connection.promised += length - connection.posted_length
+    connection.posted_length = length
     engine.scratch_used = <uint32_t>(end - engine.scratch[engine.scratch_active])
     mark_dirty(engine, connection)
 
 
 cdef void respond(Engine *engine, Connection *connection, const Response *response) noexcept nogil:
-    cdef char *at
     cdef uint64_t body_length = 0 if response.head_only else response.body_length
+    cdef uint32_t posted_length = connection.posted_length
     if not response.keep_alive:
         connection.flags |= IS_LAST
     if (HEAD_SIZE_BYTES_MAX + response.extra_length + response.headers_length + body_length
             > engine.limits.copied_size_bytes_max or response.is_absent):
         output_begin(engine, connection, response, body_length)
+        if connection.output is not NULL:
+            connection.promised += <uint32_t>(connection.output.text_length + connection.output.body_left
+                                              + (body_length if response.object is not NULL else 0)) - posted_length
         return
-    at = engine.machine.write_head(engine, scratch_reserve(engine, connection), response)
+    scratch_commit(engine, connection, put_response(engine, scratch_reserve(engine, connection), response))
+    if response.parts is not NULL:
+        multipart_free(response.parts)
+
+
+cdef char *put_response(const Engine *engine, char *at, const Response *response) noexcept nogil:
+    at = engine.machine.write_head(engine, at, response)
     at = put(at, response.extra, response.extra_length)
     at = put(at, response.headers, response.headers_length)
     if response.needs_empty_line:
         at = put(at, b"\r\n", 2)
-    if response.parts is NULL:
-        at = put_body(at, response, body_length)
-    else:
-        at = put_parts(at, response)
-        multipart_free(response.parts)
-    scratch_commit(engine, connection, at)
+    if response.head_only:
+        return at
+    return put_body(at, response) if response.parts is NULL else put_parts(at, response)
+
+
+cdef uint32_t response_size_bytes_max(const Response *response) noexcept nogil:
+    return <uint32_t>(HEAD_SIZE_BYTES_MAX + response.extra_length + response.headers_length + 2 + response.body_length)
+
+
+cdef uint32_t response_copy(const Engine *engine, const Response *response, char *out) noexcept nogil:
+    return <uint32_t>(put_response(engine, out, response) - out)
 
 
 cdef char *put_parts(char *at, const Response *response) noexcept nogil:
@@ -85,11 +101,11 @@ cdef char *put_parts(char *at, const Response *response) noexcept nogil:
     return at
 
 
-cdef char *put_body(char *at, const Response *response, uint64_t length) noexcept nogil:
+cdef char *put_body(char *at, const Response *response) noexcept nogil:
     if response.object is NULL:
-        return put(at, response.body, <uint32_t>length)
-    object_copy_out(response.object, response.object_position, length, at)
-    return at + length
+        return put(at, response.body, <uint32_t>response.body_length)
+    object_copy_out(response.object, response.object_position, response.body_length, at)
+    return at + response.body_length
 
 
 cdef void respond_continue(Engine *engine, Connection *connection) noexcept nogil:
@@ -152,6 +168,10 @@ cdef void send_fell_short(Engine *engine, Connection *connection, int64_t result
     engine.counters.short_sends += 1
     engine.counters.bytes_sent -= connection.leaving_length - done
     output_new(engine, connection, connection.leaving + done, connection.leaving_length - done, 0)
+
+
+cdef void send_owed(Engine *engine, Connection *connection, const char *rest, uint32_t length) noexcept nogil:
+    output_new(engine, connection, rest, length, 0)
 
 
 # --- the loop's end --------------------------------------------------------------------------------------------------

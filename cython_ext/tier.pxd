@@ -1,8 +1,9 @@
 # What the kernel side (kernel_side/shared.h) and an engine share, and what the engine knows beside it. Only structures.
-from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
+from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from batchbridge.cython_ext.cache cimport CacheObject
 from batchbridge.cython_ext.parse cimport Head
+from batchbridge.cython_ext.sender cimport Sender
 
 
 cdef extern from "shared.h" nogil:
@@ -20,10 +21,19 @@ cdef extern from "shared.h" nogil:
         BB_CLOSED
         BB_SPILLED
         BB_HIT
+        BB_ANSWERED
+        BB_DOORBELL
+        BB_AWAKE
+        BB_SLEEPS
+        BB_LOOKS_SOON
+        BB_SENDS_MAX
+        BB_SEND_COMPLETIONS_MAX
+        BB_ANSWERED_UNIT_SHIFT
     ctypedef struct bb_row:
         uint64_t cookie
-        uint32_t up, spill_at, spill, closed
-        uint32_t spill_seen, pause
+        uint32_t up, spill_at, spill, closed, out_kernel, settled, answered
+        uint32_t spill_seen, pause, done, out_user, closing
+        int32_t fd
     ctypedef struct bb_record:
         uint32_t row, type, up, length
         uint64_t cookie
@@ -36,12 +46,25 @@ cdef extern from "shared.h" nogil:
         uint32_t generation, length
         uint64_t hash
         uint64_t words[1]
+    ctypedef struct bb_answer:
+        uint64_t address, expires_ns
+        uint32_t length, generation, image_generation, buffer
+        uint64_t hits
+    ctypedef struct bb_send_entry:
+        uint8_t opcode, flags
+        uint64_t user_data
+    ctypedef struct bb_send_entries:
+        bb_send_entry entries[1]
+    ctypedef struct bb_send_ring:
+        uint32_t words[16]
     ctypedef struct bb_free_rows:
         uint32_t head, tail
         uint32_t rows[1]
     ctypedef struct bb_words:
-        uint32_t sleeps, image_count, spills, lost_closes, opened, untracked
-        uint64_t records, packets, hits, stale, overlaps, nested
+        uint32_t sleeps, image_count, answering, tells_answers, sends_head_at, sends_tail_at, sends_flags_at
+        uint32_t spills, lost_closes, opened, untracked
+        uint64_t records, patient_records, packets, hits, stale, overlaps, nested
+        uint64_t answered, answered_request_bytes, answered_bytes, owed, unsent, outdated, crowded, doorbells
     uint64_t bb_fold(uint64_t, uint64_t) noexcept
     uint64_t bb_fold_lanes(uint64_t, uint64_t, uint64_t, uint64_t) noexcept
 
@@ -63,6 +86,8 @@ cdef struct RowState:
     uint32_t due                    # bytes before it that did not come by the ring, when that was read to due_position,
     uint64_t due_position           # lie in the socket; 0: nobody has asked
     uint64_t missing_since_us       # when bytes were first missed, or the last of them came
+    uint32_t settled                # the value of the row's out_kernel, up to which all has left as far as known here
+    uint32_t answered               # the value of the row's `answered` that its connection's deadline was set for
     bb_peer peer
 
 
@@ -82,6 +107,24 @@ cdef struct Published:
     uint8_t was_visited
     uint64_t reusable_at            # withdrawn: when the ring was read up to here, nothing speaks of it any more
     Head head
+
+
+# A response of an image as the kernel side sends it: one of two, since entries may still point to the one before.
+cdef struct Rendering:
+    char *bytes                     # heap
+    uint32_t size_bytes
+    uint32_t length
+    uint64_t left_at                # where the ring of entries ended when the kernel side had left it
+
+
+# What user mode knows of an image's answer.
+cdef struct Answered:
+    Rendering renderings[2]
+    uint32_t current                # which of them the kernel side is told of, or was last
+    uint32_t generation             # the last that it had
+    uint32_t body_length
+    uint32_t previous, next         # images of the same object, + 1; 0: none. Its `published` is the first
+    uint64_t hits                   # of the kernel side, that the cache has been told of
 
 
 cdef enum:
@@ -120,8 +163,20 @@ cdef struct Tier:
     uint32_t withdrawn_first
     uint32_t withdrawn_count
     uint64_t seen[SEEN_PLACES]      # hashes of requests that were answered from the cache once
+    # What the kernel side answers by itself (answer.pyx).
+    bint can_answer                 # it was loaded to do so
+    uint64_t taken                  # records, but for patient ones
+    uint64_t held_since_us          # 0, or since when a line waits for room in the access log
+    bint is_held                    # and records behind it are not taken
+    bb_answer *answers
+    Answered *answered
+    Sender sender
+    uint64_t renderings_size_bytes
     # Counters.
     uint64_t known                  # requests that were recognised, and answered without being parsed
     uint64_t drained_bytes
     uint64_t gaps
     uint64_t gaps_awaited           # of them, those whose bytes were not all in the socket yet
+    uint64_t unsent_bytes           # of answers, that the kernel side could not send and user mode did
+    uint64_t failed_sends
+    uint64_t rendered

@@ -22,6 +22,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from batchbridge.cython_ext.accesslog cimport log_flush, log_written
+from batchbridge.cython_ext.answer cimport answer_begin, answer_distrust, answer_part, answer_turn
 from batchbridge.cython_ext.arena cimport NO_CHUNK, Arena, arena_registered_chunk
 from batchbridge.cython_ext.bridge cimport RESPONSE_BLOCK_SIZE_BYTES
 from batchbridge.cython_ext.connection cimport (
@@ -31,10 +32,12 @@ from batchbridge.cython_ext.core cimport (
     IS_PAUSED, IS_RECEIVING, Answer, Connection, Engine, Fill)
 from batchbridge.cython_ext.engine cimport EngineThread, turn_begin, turn_end, turn_goes_on, turn_wait_us
 from batchbridge.cython_ext.cache cimport object_fragments
+from batchbridge.cython_ext.files cimport files_watch_fd
 from batchbridge.cython_ext.fills cimport fill_at
 from batchbridge.cython_ext.fragments cimport Fragments, fragment_at, fragment_pin
 from batchbridge.cython_ext.kernel cimport (
-    tier_consume, tier_cookie_known, tier_has_records, tier_left, tier_pause, tier_resume, tier_sleeps, tier_woke)
+    tier_consume, tier_cookie_known, tier_has_news, tier_has_records, tier_left, tier_pause, tier_resume,
+    tier_sleeps, tier_woke)
 from batchbridge.cython_ext.output cimport (
     answer_at, answer_drop, answer_hold, answer_let_go, fragment_read, mark_dirty, sent)
 from batchbridge.cython_ext.publish cimport publish_end
@@ -83,6 +86,7 @@ cdef enum:
     SOCKADDR_IN6_SIZE = 28
     SHORT_WAIT_US = 20000           # longer waits are timer entries, which cost nothing while they are not due
     ACCEPT_RETRY_US = 100000
+    HELD_WAIT_US = 1000
     NEVER_US = 0x7FFFFFFFFFFFFFFF
 
 
@@ -103,6 +107,7 @@ cdef enum Operation:
     OPERATION_LOG
     OPERATION_TIMER
     OPERATION_RECORDS
+    OPERATION_FILES
     OPERATION_FILL
     OPERATION_UNSEEN                # whose completion tells nothing
 
@@ -117,6 +122,7 @@ cdef struct Uring:
     uint64_t bell_value
     uint64_t timer_us               # the earliest timer entry that is armed; 0: none
     __kernel_timespec timer
+    uint8_t is_watching             # a change of a file wakes this thread
     uint8_t is_direct               # connections are slots; the kernel has socket commands, which tell their peers
     uint32_t slot_flag              # IOSQE_FIXED_FILE, or 0
     uint8_t has_buffers             # a table of fixed buffers: the lanes' arenas by their numbers, then chunks
@@ -177,6 +183,18 @@ cdef void arm_records(Uring *driver, const Tier *tier) noexcept nogil:
     entry.user_data = <uint64_t>OPERATION_RECORDS << 56
 
 
+cdef void arm_files(Engine *engine, Uring *driver) noexcept nogil:
+    """Lets a change of a file wake this thread, which else might not look while the kernel side answers."""
+    cdef int fd = files_watch_fd(engine)
+    cdef io_uring_sqe *entry
+    if fd <= 0 or driver.is_watching:
+        return
+    entry = ring_entry(&driver.ring)
+    io_uring_prep_poll_multishot(entry, fd, POLLIN)
+    entry.user_data = <uint64_t>OPERATION_FILES << 56
+    driver.is_watching = 1
+
+
 cdef void meet_row(Uring *driver, Tier *tier, Connection *connection) noexcept nogil:
     """Asks for the socket's cookie, by which the kernel side calls it; and looks at its first byte, which makes the
     kernel side see what came before the accept. Both are carried out, in this order, while they are submitted."""
@@ -197,8 +215,11 @@ cdef void cancel(Uring *driver, const Connection *connection, int operation, uin
     name_entry(entry, OPERATION_CANCEL, connection, IOSQE_CQE_SKIP_SUCCESS | flags)
 
 
-cdef void close_slot(Uring *driver, Connection *connection) noexcept nogil:
-    cdef io_uring_sqe *entry = ring_entry(&driver.ring)
+cdef void close_slot(Engine *engine, Uring *driver, Connection *connection) noexcept nogil:
+    cdef io_uring_sqe *entry
+    if connection.row and engine.tier.can_answer:
+        answer_part(engine.tier, connection)
+    entry = ring_entry(&driver.ring)
     prepare_close(driver, entry, connection.fd)
     name_entry(entry, OPERATION_CLOSE, connection, 0)
     connection.operations += 1
@@ -228,7 +249,7 @@ cdef void driver_send_last(Engine *engine, Connection *connection, const char *d
     if connection.flags & IS_RECEIVING:
         # A hard link: that there was nothing left to cancel must not keep the descriptor open.
         cancel(driver, connection, OPERATION_RECEIVE, IOSQE_IO_HARDLINK)
-    close_slot(driver, connection)
+    close_slot(engine, driver, connection)
     connection.flags |= IS_CLOSING
 
 
@@ -349,7 +370,7 @@ cdef void abort(Engine *engine, Connection *connection) noexcept nogil:
             name_entry(entry, OPERATION_CANCEL, connection, IOSQE_CQE_SKIP_SUCCESS)
     # A shutdown is carried out by a thread of the kernel's, which looks only then whose descriptor it is.
     if not connection.flags & IS_FINISHING:
-        close_slot(driver, connection)
+        close_slot(engine, driver, connection)
 
 
 cdef void driver_ring_bell(Engine *engine, int bell) noexcept nogil:
@@ -524,7 +545,7 @@ cdef void on_connection(Engine *engine, int operation, Connection *connection, i
         connection.operations -= 1
         connection.flags &= ~IS_FINISHING
         if connection.state == CONNECTION_CLOSES:
-            close_slot(driver_of(engine), connection)
+            close_slot(engine, driver_of(engine), connection)
     close_if_over(engine, connection)
 
 
@@ -556,6 +577,9 @@ cdef void on_completion(Engine *engine, uint64_t user_data, int result, uint32_t
     elif operation == OPERATION_RECORDS:
         if not flags & IORING_CQE_F_MORE:
             arm_records(driver, engine.tier)
+    elif operation == OPERATION_FILES:
+        driver.is_watching = flags & IORING_CQE_F_MORE != 0
+        answer_distrust(engine, engine.tier)
     elif OPERATION_PEER <= operation <= OPERATION_CANCEL:
         connection = &engine.connections[index]
         if (connection.generation & 0xFFFFFF) == (user_data >> 32 & 0xFFFFFF) and connection.state != CONNECTION_FREE:
@@ -628,10 +652,18 @@ cdef void reap(Engine *engine, Uring *driver) noexcept nogil:
                          or io_uring_cq_ready(&driver.ring.uring) > 0)
 
 
+cdef bint must_log(const Engine *engine) noexcept nogil:
+    """Whether lines wait, so that this thread will wake by itself before long."""
+    return engine.tier.can_answer and engine.log.used > 0 and not engine.log.writing
+
+
 cdef int one_turn(Engine *engine, Uring *driver, int64_t wait_us) noexcept nogil:
     cdef int result
-    if engine.tier is not NULL and wait_us and not tier_sleeps(engine.tier):
-        wait_us = 0
+    if engine.tier is not NULL and wait_us:
+        if engine.tier.is_held:
+            wait_us = HELD_WAIT_US          # until the log was written, which ends the wait
+        elif not tier_sleeps(engine.tier, must_log(engine)):
+            wait_us = 0
     if wait_us > SHORT_WAIT_US:
         arm_timer(engine, driver, wait_us)
         wait_us = -1
@@ -641,8 +673,11 @@ cdef int one_turn(Engine *engine, Uring *driver, int64_t wait_us) noexcept nogil
     reap(engine, driver)
     if engine.tier is not NULL:
         tier_woke(engine.tier)
+        if engine.tier.can_answer:
+            answer_turn(engine, engine.tier)
+            arm_files(engine, driver)
         tier_consume(engine, engine.tier)
-        engine.more_input |= tier_has_records(engine.tier)
+        engine.more_input |= tier_has_news(engine.tier) and not engine.tier.is_held
     if driver.accept_retry_us and not engine.draining:
         retry_accepts(engine, driver)
     turn_end(engine)
@@ -667,6 +702,10 @@ cdef int loop(Engine *engine, Uring *driver) noexcept nogil:
     return 0 if result == -EAGAIN else result
 
 
+cdef bint has_records(const Engine *engine) noexcept nogil:
+    return engine.tier is not NULL and tier_has_records(engine.tier)
+
+
 cdef void wind_up(Engine *engine, Uring *driver) noexcept nogil:
     """Closes what is open and lets the log be written, for a second at most."""
     cdef uint32_t index
@@ -678,7 +717,8 @@ cdef void wind_up(Engine *engine, Uring *driver) noexcept nogil:
     for index in range(engine.connections_made):
         driver_tear_down(engine, &engine.connections[index])
     while engine.now_us < until_us and (engine.open_connections or engine.log.used or engine.log.writing
-                                        or engine.counters.zero_copy_pending or engine.fills_under_way):
+                                        or engine.counters.zero_copy_pending or engine.fills_under_way
+                                        or has_records(engine)):
         log_flush(engine)
         one_turn(engine, driver, 1000)
 
@@ -697,13 +737,14 @@ cdef class UringEngine(EngineThread):
             # Not every build has it.
             from batchbridge.cython_ext.bpf import KernelSide
             self.kernel_side = KernelSide(settings["max_connections"], settings["kernel_ring_size_bytes"],
-                                          [listener.fileno() for listener in listeners])
+                                          [listener.fileno() for listener in listeners], settings["sqpoll"])
             self.engine.tier = <Tier *><size_t>self.kernel_side.tier_address
 
     def stats(self):
         figures = super().stats()
         if self.kernel_side is not None:
             figures["kernel_side"] = self.kernel_side.stats()
+            self.kernel_side.add_answered(figures)
         return figures
 
     cdef open_ring(self, Uring *driver):
@@ -762,6 +803,10 @@ cdef class UringEngine(EngineThread):
         try:
             self.open_ring(driver)
             self.register_memory(driver)
+            if engine.tier is not NULL and engine.tier.can_answer:
+                result = answer_begin(engine, engine.tier)
+                if result < 0:
+                    raise EngineError(f"the kernel thread that sends cannot ring a bell: {os.strerror(-result)}")
             self.started()
             with nogil:
                 result = loop(engine, driver)

@@ -2,7 +2,7 @@
  *
  * SPDX-License-Identifier: GPL-2.0 OR BSD-3-Clause
  */
-#include "ring.bpf.h"
+#include "answer.bpf.h"
 
 enum { FAMILY_IPV4 = 2, POP_ATTEMPTS = 16 };
 
@@ -66,6 +66,8 @@ static __always_inline void opened(struct bpf_sock_ops *event, bb_words *shared)
     row->up = 0;
     row->spill = 0;
     row->closed = 0;
+    row->out_kernel = row->settled = tcp->write_seq;
+    row->answered = 0;
     if (bpf_map_update_elem(&row_numbers, &cookie, &row_number, BPF_ANY)) goto in_vain;
     if (bpf_sock_hash_update(event, &sockets, &cookie, BPF_ANY)) {
         bpf_map_delete_elem(&row_numbers, &cookie);
@@ -96,6 +98,7 @@ static __always_inline void closed(struct bpf_sock_ops *event, bb_words *shared)
     row = bpf_map_lookup_elem(&rows, &row_number);
     if (!row) return;
     bpf_map_delete_elem(&row_numbers, &cookie);
+    if (can_answer) settle(event->sk, row);
     bb_record head = {row_number, BB_CLOSED, row->up, 0, cookie};
     row->closed = 1; /* for when there is no room: then user mode looks at the rows */
     if (tell(shared, &head)) __sync_fetch_and_add(&shared->lost_closes, 1);

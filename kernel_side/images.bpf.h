@@ -2,6 +2,7 @@
  *
  * SPDX-License-Identifier: GPL-2.0 OR BSD-3-Clause
  */
+#pragma once
 #include "ring.bpf.h"
 
 enum { LEVELS = 4, LANES = BB_IMAGE_SIZE_BYTES_MAX / 32 };
@@ -48,54 +49,51 @@ __noinline int is_same(const struct packet *packet, const bb_image *image, uint3
     return differing == 0;
 }
 
-/* The number of the image that `length` bytes of the packet are, from its first on; -1: of none. */
-__noinline int find_image(struct __sk_buff *skb, uint32_t level) {
+/* An image as it was met: its number, and above that the generation that it had before it was compared. 0: none. Whoever
+ * uses it looks later whether it still has that generation; then it was not written meanwhile. */
+static __always_inline uint32_t number_of(uint64_t met) { return (uint32_t)met; }
+static __always_inline uint32_t generation_of(uint64_t met) { return met >> 32; }
+
+/* The image that the packet's bytes are, from the first on to the last. */
+__noinline uint64_t find_image(struct __sk_buff *skb, uint32_t level) {
     struct packet *packet = bpf_map_lookup_elem(&packets, &level);
     uint32_t length = skb->len, lanes = (length + 31) / 32, last = (lanes - 1) & (LANES - 1);
-    if (!packet || length < BB_IMAGE_SIZE_BYTES_MIN || length > BB_IMAGE_SIZE_BYTES_MAX - 32) return -1;
+    if (!packet || length < BB_IMAGE_SIZE_BYTES_MIN || length > BB_IMAGE_SIZE_BYTES_MAX - 32) return 0;
     for (int word = 0; word < 4; word++) packet->words[last * 4 + word] = 0;
-    if (bpf_skb_load_bytes(skb, 0, packet, length)) return -1;
+    if (bpf_skb_load_bytes(skb, 0, packet, length)) return 0;
     uint64_t hash = hash_of(packet, length, lanes);
     for (uint32_t probe = 0; probe < BB_IMAGE_PROBES; probe++) {
         uint32_t slot = (uint32_t)(hash + probe) & (BB_IMAGE_SLOTS - 1);
         uint32_t *entry = bpf_map_lookup_elem(&image_slots, &slot);
         uint32_t number = entry ? *(volatile uint32_t *)entry : 0;
-        if (number == 0) return -1;
+        if (number == 0) return 0;
         number -= 1;
         bb_image *image = bpf_map_lookup_elem(&images, &number);
-        if (image && image->hash == hash && image->length == length && is_same(packet, image, lanes)) return number;
+        if (!image || image->hash != hash || image->length != length) continue;
+        /* An atomic load: what is compared behind it is at least as new. */
+        uint64_t generation = __sync_fetch_and_add(&image->generation, 0);
+        if (generation && is_same(packet, image, lanes)) return generation << 32 | number;
     }
-    return -1;
+    return 0;
 }
 
-static __always_inline int find(struct __sk_buff *skb, bb_words *shared) {
+static __always_inline uint64_t find(struct __sk_buff *skb, bb_words *shared) {
     uint32_t zero = 0, *depth = bpf_map_lookup_elem(&nesting, &zero), level;
-    int found;
-    if (!depth) return -1;
+    uint64_t found;
+    if (!depth) return 0;
     level = __sync_fetch_and_add(depth, 1);
     if (level) count(&shared->nested);
-    found = level < LEVELS ? find_image(skb, level) : -1;
+    found = level < LEVELS ? find_image(skb, level) : 0;
     __sync_fetch_and_add(depth, -1);
     return found;
 }
 
-struct hit_record {
-    bb_record head;
-    bb_hit hit;
-};
-
-/* Tells that a whole request has come whose bytes are an image's; 0, or -1: it is to be handed up as bytes. */
-static __always_inline int tell_hit(struct __sk_buff *skb, bb_words *shared, const bb_record *head) {
-    int found = find(skb, shared);
-    uint32_t number = (uint32_t)found, generation;
-    bb_image *image = found < 0 ? 0 : bpf_map_lookup_elem(&images, &number);
+/* Tells that a whole request has come whose bytes are the image's; 0, or -1: it is to be handed up as bytes. */
+static __always_inline int tell_hit(bb_words *shared, const bb_record *head, uint64_t met) {
+    uint32_t number = number_of(met), generation = generation_of(met);
+    bb_image *image = bpf_map_lookup_elem(&images, &number);
     struct hit_record *record;
     if (!image) return -1;
-    generation = *(volatile uint32_t *)&image->generation;
-    if (!generation || image->length != head->length) {
-        count(&shared->stale);
-        return -1;
-    }
     record = bpf_ringbuf_reserve(&records, sizeof *record, 0);
     if (!record) return -1;
     record->head = *head;

@@ -1,9 +1,10 @@
-/* Indicating: all bytes of a connection go up in order, by the ring; where that is full, or user mode wants the client to
- * slow down, they stay in the socket, and user mode takes them from there.
+/* Indicating: all bytes of a connection that are not answered here go up in order, by the ring; where that is full, or user
+ * mode wants the client to slow down, they stay in the socket, and user mode takes them from there.
  *
  * SPDX-License-Identifier: GPL-2.0 OR BSD-3-Clause
  */
-#include "ring.bpf.h"
+#include "answer.bpf.h"
+#include "images.bpf.h"
 
 enum { TCP_FLAG_FIN = 1, CUT_SIZE_BYTES_MAX = 4095, CUTS_MAX = 64 };
 
@@ -55,12 +56,20 @@ static __always_inline int take(struct __sk_buff *skb, bb_words *shared, bb_row 
     head.up = up;
     head.length = length;
     head.cookie = row->cookie;
-    if (row->spill != row->spill_seen || (length && row->pause)) return spill(shared, row, &head, after);
-    count(&shared->packets);
-    int failed;
+    uint64_t met = 0;
+    int failed, stays = row->spill != row->spill_seen || (length && row->pause);
+    if (!stays) {
+        count(&shared->packets);
+        if (length && !is_end && !old && shared->image_count) met = find(skb, shared);
+    }
+    if (can_answer) {
+        if (met && !answer(skb->sk, shared, row, &head, met)) return SK_DROP; /* nothing was handed up */
+        settle(skb->sk, row);
+    }
+    if (stays) return spill(shared, row, &head, after);
     if (!length)
         failed = tell(shared, &head);
-    else if (!is_end && !old && shared->image_count && !tell_hit(skb, shared, &head))
+    else if (met && !tell_hit(shared, &head, met))
         failed = 0;
     else if (length <= BB_TINY_SIZE_BYTES)
         failed = tell_few(skb, shared, &head, old, BB_TINY_SIZE_BYTES);

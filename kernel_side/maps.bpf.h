@@ -11,8 +11,18 @@
 
 /* Of the kernel's structures only the fields that are used: their places are filled in when this is loaded. */
 #define RELOCATED __attribute__((preserve_access_index))
+struct sock {
+    int sk_sndbuf, sk_wmem_queued;
+} RELOCATED;
+struct inet_sock {
+    struct sock sk;
+} RELOCATED;
+struct inet_connection_sock {
+    struct inet_sock icsk_inet;
+} RELOCATED;
 struct tcp_sock {
-    uint32_t copied_seq;
+    struct inet_connection_sock inet_conn;
+    uint32_t copied_seq, write_seq;
 } RELOCATED;
 struct sk_buff {
     char cb[48];
@@ -24,6 +34,10 @@ struct tcp_skb_cb {
 
 extern void *bpf_cast_to_kern_ctx(void *) __ksym;
 extern void *bpf_rdonly_cast(const void *, uint32_t) __ksym;
+
+/* Whether the kernel side answers by itself: set by user mode before the load, so that without it nothing of that is in
+ * the program, and its maps need not be there. */
+volatile const uint32_t can_answer = 0;
 
 /* Sizes are set by user mode before the load. */
 struct {

@@ -5,14 +5,33 @@
 #pragma once
 #include "maps.bpf.h"
 
+struct hit_record {
+    bb_record head;
+    bb_hit hit;
+};
+
+static __always_inline uint64_t wake_sleeper(bb_words *shared) {
+    uint32_t sleeps = *(volatile uint32_t *)&shared->sleeps;
+    if (!sleeps || !__sync_val_compare_and_swap(&shared->sleeps, sleeps, BB_AWAKE)) return BPF_RB_NO_WAKEUP;
+    return BPF_RB_FORCE_WAKEUP;
+}
+
 /* Flags for submitting a record that has been reserved. User mode writes "I sleep" before it looks at the ring for the
  * last time, so one of the two sides sees the other. The atomic addition orders the reservation before the look: one that
  * yields a value is a full barrier, also where the processor would not make it one by itself. */
 static __always_inline uint64_t wake(bb_words *shared) {
     __sync_fetch_and_add(&shared->records, 1);
-    if (!*(volatile uint32_t *)&shared->sleeps) return BPF_RB_NO_WAKEUP;
-    if (!__sync_val_compare_and_swap(&shared->sleeps, 1, 0)) return BPF_RB_NO_WAKEUP;
-    return BPF_RB_FORCE_WAKEUP;
+    return wake_sleeper(shared);
+}
+
+/* The same for a record that can wait, where user mode will look by itself before long. */
+static __always_inline uint64_t wake_for_many(bb_words *shared) {
+    __sync_fetch_and_add(&shared->records, 1);
+    __sync_fetch_and_add(&shared->patient_records, 1);
+    if (*(volatile uint32_t *)&shared->sleeps == BB_LOOKS_SOON &&
+        bpf_ringbuf_query(&records, BPF_RB_AVAIL_DATA) < BB_PATIENT_SIZE_BYTES_MAX)
+        return BPF_RB_NO_WAKEUP;
+    return wake_sleeper(shared);
 }
 
 /* A record without bytes; -1: the ring is full. */

@@ -35,6 +35,11 @@ enum {
     BB_SMALL_SIZE_BYTES = 512,
     BB_CHUNK_SIZE_BYTES = 4096, /* what a larger record is copied by */
     BB_CHUNKS_MAX = 64,         /* packets of 120 KB were seen; longer ones go through the socket */
+    BB_SENDS_MAX = 4096,        /* entries of the ring that the kernel side writes, a power of two */
+    BB_SEND_COMPLETIONS_MAX = 65536,
+    BB_SEND_ROOM_BYTES = 4096,         /* that a socket's send buffer must have beside the answer */
+    BB_ANSWERED_UNIT_SHIFT = 20,       /* bb_row.answered: nanoseconds are shifted by this */
+    BB_PATIENT_SIZE_BYTES_MAX = 32768, /* of the ring, that may fill with what can wait */
 };
 
 /* One connection, as both sides see it. Each field has one writer. */
@@ -46,11 +51,18 @@ typedef struct {
     uint32_t spill_at;      /* the value of up where the socket's bytes begin: stored before spill */
     uint32_t spill;         /* differs from spill_seen: bytes go through the socket, as the ring was full */
     uint32_t closed;        /* TCP has let go of the socket */
+    uint32_t out_kernel;    /* TCP's number when the connection was established, and bytes of answers posted here */
+    uint32_t settled;       /* a value of out_kernel: all that was posted up to it has reached TCP */
+    uint32_t answered;      /* when it was last answered here: CLOCK_MONOTONIC >> BB_ANSWERED_UNIT_SHIFT */
     /* Written by user mode. */
     uint32_t spill_seen; /* the value of spill up to which the socket was drained */
     uint32_t pause;      /* back-pressure: bytes stay in the socket */
-    uint32_t padding[7]; /* a line of the processor's cache for each */
-} bb_row;
+    int32_t fd;          /* the descriptor; -1: not known yet */
+    uint32_t done;       /* the value of up, up to which all was received, answered and posted */
+    uint32_t
+        out_user;     /* bytes of answers that user mode will have sent: stored before they are sent, and before done */
+    uint32_t closing; /* nothing is to be posted any more */
+} bb_row;             /* a line of the processor's cache for each */
 
 /* What the kernel side tells, in the order in which it happened; a ring of them for each engine. */
 enum {
@@ -59,7 +71,9 @@ enum {
     BB_END,        /* FIN, behind `length` bytes */
     BB_CLOSED,     /* the connection is gone: reset, timed out, or ended by both sides; or the row was taken in vain */
     BB_SPILLED,    /* what comes next lies in the socket. Not told where the ring has no room: see `spills` */
-    BB_HIT,        /* a whole request whose bytes are image `length`; followed by bb_hit */
+    BB_HIT,        /* a whole request, whose bytes are an image's; followed by bb_hit */
+    BB_ANSWERED,   /* the same, and it was answered here; only told where words.tells_answers */
+    BB_DOORBELL,   /* nothing: user mode is to wake the thread that sends what was posted here */
 };
 typedef struct {
     uint32_t row;
@@ -84,6 +98,46 @@ typedef struct {
     uint64_t words[BB_IMAGE_WORDS_MAX];
 } bb_image;
 
+/* What answers an image without user mode: a whole response, in user mode's memory. */
+typedef struct {
+    /* Written by user mode. */
+    uint64_t address;
+    uint64_t expires_ns; /* CLOCK_MONOTONIC */
+    uint32_t length;
+    uint32_t generation;       /* 0: there is none now. Never used twice for one place. */
+    uint32_t image_generation; /* of the image that it answers */
+    uint32_t buffer;           /* which of the image's two buffers it is: a failed send tells */
+    uint32_t padding1[8];
+    /* Written by the kernel side, under its lock. */
+    uint64_t hits;
+    uint64_t padding2[7];
+} bb_answer;
+
+/* The ring that the kernel side writes, as io_uring lays it out: an entry, and the first words of its head. */
+typedef struct {
+    uint8_t opcode, flags;
+    uint16_t priority;
+    int32_t fd;
+    uint64_t offset, address;
+    uint32_t length, message_flags;
+    uint64_t user_data;
+    uint16_t buffer, personality;
+    int32_t file_index;
+    uint64_t address3, padding;
+} bb_send_entry;
+typedef struct {
+    bb_send_entry entries[BB_SENDS_MAX];
+} bb_send_entries;
+typedef struct {
+    uint32_t words[16]; /* where among them: bb_words.sends_*_at */
+    char completions[BB_SEND_COMPLETIONS_MAX * 16];
+} bb_send_ring;
+
+/* What an entry is called: 16 bits of its row, 12 of its image, 1 of the image's buffer, 35 of the connection's cookie. */
+static inline uint64_t bb_send_name(uint32_t row, uint32_t image, uint32_t buffer, uint64_t cookie) {
+    return (uint64_t)row << 48 | (uint64_t)image << 36 | (uint64_t)buffer << 35 | (cookie & 0x7FFFFFFFFull);
+}
+
 /* Rows that are free: taken by the kernel side at `head`, given back by user mode at `tail`. */
 typedef struct {
     uint32_t head, padding1[15];
@@ -91,22 +145,42 @@ typedef struct {
     uint32_t rows[BB_ROWS_MAX];
 } bb_free_rows;
 
+/* What words.sleeps says of user mode. */
+enum {
+    BB_AWAKE = 0,
+    BB_SLEEPS,
+    BB_LOOKS_SOON, /* it will look by itself before long: what can wait wakes it only when there is much of it */
+};
+
 /* Words that both sides look at, and counters. */
 typedef struct {
     uint32_t sleeps;      /* user mode waits: wake it. Written by both. */
     uint32_t image_count; /* published; 0: none is looked for */
-    uint32_t padding1[14];
+    uint32_t answering;   /* what is recognised may be answered by the kernel side */
+    uint32_t tells_answers;
+    uint32_t sends_head_at, sends_tail_at, sends_flags_at; /* of bb_send_ring.words */
+    uint32_t padding1[9];
     /* Written by the kernel side. */
     uint32_t spills;      /* connections that began to go through their socket */
     uint32_t lost_closes; /* BB_CLOSED that found the ring full: rows are to be looked through */
     uint32_t opened;
     uint32_t untracked; /* connections for which there was no row or no room in the ring */
     uint64_t records;
+    uint64_t patient_records; /* of them, those for which user mode is not woken where it will look before long */
     uint64_t packets;
     uint64_t hits;
     uint64_t stale;    /* an image was met that was withdrawn meanwhile */
     uint64_t overlaps; /* retransmissions that had to be cut */
     uint64_t nested;
+    /* Of the hits, those that were answered by the kernel side; and why others were not. */
+    uint64_t answered;
+    uint64_t answered_request_bytes;
+    uint64_t answered_bytes;
+    uint64_t owed;     /* user mode has not answered all that came before */
+    uint64_t unsent;   /* what was posted before has not reached TCP */
+    uint64_t outdated; /* there was no answer, or its time was over */
+    uint64_t crowded;  /* no room in the send buffer, or in a ring */
+    uint64_t doorbells;
 } bb_words;
 
 /* 64-bit hash of an image, four lanes wide: words by fours, missing ones 0. */

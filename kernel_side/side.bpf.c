@@ -1,11 +1,12 @@
 /* The kernel side: hands the bytes of an engine's connections up, in order, in batches that form by themselves while user
- * mode is busy; and recognises requests that user mode has published.
+ * mode is busy; recognises requests that user mode has published; and answers them, where it was loaded to do so.
  *
  * Runs under the lock of a connection's socket, in softirq or in process context with softirqs on: it may be interrupted
  * by itself, for another connection. Nothing here knows HTTP.
  *
  * SPDX-License-Identifier: GPL-2.0 OR BSD-3-Clause
  */
+#include "answer.bpf.h"
 #include "connections.bpf.h"
 #include "images.bpf.h"
 #include "indicate.bpf.h"

@@ -29,4 +29,4 @@ class LazyGroup(click.Group):
 
 @click.group(cls=LazyGroup)
 def command() -> None:
-    """Measure servers: load on one, several against each other, what batching gains, latencies, overload; make documents."""
+    """Measure servers: load, comparisons, what batching gains, latencies, overload; and make documents for it."""
