@@ -29,13 +29,13 @@ from batchbridge.cython_ext.core cimport (
     CONNECTION_OPEN, IS_CLOSING, IS_EOF, IS_FINAL, IS_HELD, IS_LAST, IS_PAUSED, IS_REFUSED, IS_WRITING, Connection,
     Engine)
 from batchbridge.cython_ext.files cimport file_is_trusted
-from batchbridge.cython_ext.http cimport DERIVE_CACHED_RESPONSE, EVENT_HIT, SEND_ENGINE
 from batchbridge.cython_ext.parse cimport HEADER_REFERER, HEADER_USER_AGENT, Head
 from batchbridge.cython_ext.reply cimport describe_known
 from batchbridge.cython_ext.send cimport Response, response_copy, response_size_bytes_max, send_owed
 from batchbridge.cython_ext.sender cimport (
     sender_bell, sender_completion, sender_has_completions, sender_has_passed, sender_wait, sender_wake, sender_written,
     sender_written_behind)
+from batchbridge.cython_ext.states cimport DERIVE_CACHED_RESPONSE, EVENT_HIT, SEND_ENGINE
 from batchbridge.cython_ext.tier cimport *
 
 

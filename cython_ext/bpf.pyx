@@ -247,7 +247,7 @@ cdef class KernelSide:
         cdef Tier *tier = &self.tier
         return {"records": tier.words.records, "packets": tier.words.packets, "hits": tier.words.hits,
                 "known": tier.known, "stale": tier.words.stale, "overlaps": tier.words.overlaps,
-                "nested": tier.words.nested,
+                "nested": tier.words.nested, "wakes": tier.words.wakes,
                 "connections": tier.words.opened, "untracked": tier.words.untracked, "spills": tier.words.spills,
                 "drained_bytes": tier.drained_bytes, "gaps": tier.gaps, "gaps_awaited": tier.gaps_awaited,
                 "images": tier.words.image_count,

@@ -354,6 +354,19 @@ cdef void hand_on(Engine *engine, Tier *tier, RowState *state, Connection *conne
         end(engine, connection)
 
 
+cdef void note_busy(Tier *tier, uint32_t row) noexcept nogil:
+    cdef uint32_t index
+    if tier.busy_count > BUSY_ROWS_MAX:
+        return
+    for index in range(tier.busy_count):
+        if tier.busy[index] == row:
+            return
+    if tier.busy_count < BUSY_ROWS_MAX:
+        tier.busy[tier.busy_count] = row
+        tier.states[row].busy_turns += tier.states[row].busy_turns < 255
+    tier.busy_count += 1
+
+
 cdef void on_bytes(Engine *engine, Tier *tier, const bb_record *record, const char *data) noexcept nogil:
     cdef RowState *state = &tier.states[record.row]
     cdef Connection *connection
@@ -363,6 +376,7 @@ cdef void on_bytes(Engine *engine, Tier *tier, const bb_record *record, const ch
     if connection is NULL or state.has_early:
         keep(state, record, data)
         return
+    note_busy(tier, record.row)
     if record.up != state.received and not fill_gap(engine, tier, record.row, connection, record.up):
         await_gap(engine, tier, record, data)
         return
@@ -384,6 +398,7 @@ cdef void on_hit(Engine *engine, Tier *tier, const bb_record *record, const bb_h
         if connection is NULL and is_first and state.has_early:
             state.early_hit = hit[0]        # a new connection's first request
         return
+    note_busy(tier, record.row)
     state.received += record.length
     recognised(engine, connection, hit, record.length)
 

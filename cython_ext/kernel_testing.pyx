@@ -151,7 +151,7 @@ cdef class MemorySide:
         """Takes what has come up, as in a turn; whether the engine could sleep then."""
         with nogil:
             tier_consume(self.thread.engine, &self.tier)
-        is_idle = tier_sleeps(&self.tier)
+        is_idle = tier_sleeps(&self.tier, False)
         self.tier.words.sleeps = 0
         return is_idle
 

@@ -73,6 +73,7 @@ cdef extern from "<liburing.h>" nogil:
                                          void *) noexcept
     int io_uring_submit_and_get_events(io_uring *) noexcept
     unsigned int io_uring_peek_batch_cqe(io_uring *, io_uring_cqe **, unsigned int) noexcept
+    unsigned int io_uring_sq_ready(const io_uring *) noexcept
     unsigned int io_uring_cq_ready(const io_uring *) noexcept
     void io_uring_cq_advance(io_uring *, unsigned int) noexcept
     void io_uring_prep_multishot_accept_direct(io_uring_sqe *, int, void *, void *, int) noexcept
@@ -80,6 +81,7 @@ cdef extern from "<liburing.h>" nogil:
     void io_uring_prep_recv_multishot(io_uring_sqe *, int, void *, size_t, int) noexcept
     void io_uring_prep_recv(io_uring_sqe *, int, void *, size_t, int) noexcept
     void io_uring_prep_poll_multishot(io_uring_sqe *, int, unsigned int) noexcept
+    void io_uring_prep_poll_remove(io_uring_sqe *, uint64_t) noexcept
     void io_uring_prep_send(io_uring_sqe *, int, const void *, size_t, int) noexcept
     void io_uring_prep_send_zc(io_uring_sqe *, int, const void *, size_t, int, unsigned int) noexcept
     void io_uring_prep_read(io_uring_sqe *, int, void *, unsigned int, uint64_t) noexcept

@@ -25,6 +25,7 @@ cdef extern from "shared.h" nogil:
         BB_DOORBELL
         BB_AWAKE
         BB_SLEEPS
+        BB_RUNG
         BB_LOOKS_SOON
         BB_SENDS_MAX
         BB_SEND_COMPLETIONS_MAX
@@ -62,9 +63,10 @@ cdef extern from "shared.h" nogil:
         uint32_t rows[1]
     ctypedef struct bb_words:
         uint32_t sleeps, image_count, answering, tells_answers, sends_head_at, sends_tail_at, sends_flags_at
+        uint32_t polled_rows[1]
         uint32_t spills, lost_closes, opened, untracked
         uint64_t records, patient_records, packets, hits, stale, overlaps, nested
-        uint64_t answered, answered_request_bytes, answered_bytes, owed, unsent, outdated, crowded, doorbells
+        uint64_t answered, answered_request_bytes, answered_bytes, owed, unsent, outdated, crowded, doorbells, wakes
     uint64_t bb_fold(uint64_t, uint64_t) noexcept
     uint64_t bb_fold_lanes(uint64_t, uint64_t, uint64_t, uint64_t) noexcept
 
@@ -77,6 +79,7 @@ cdef struct RowState:
     uint8_t has_early               # bytes are kept, or a FIN
     uint8_t has_early_end
     uint8_t is_draining             # in the list of those whose socket is to be read
+    uint8_t busy_turns              # times that it was among `busy`, up to 255
     uint32_t connection             # its index + 1; 0: not accepted yet, or left
     uint32_t received               # bytes that came up; a FIN counts one
     char *early                     # heap: what came before the connection was known, or before bytes that go first
@@ -129,6 +132,7 @@ cdef struct Answered:
 
 cdef enum:
     SEEN_PLACES = 4096
+    BUSY_ROWS_MAX = 4
 
 
 cdef struct Tier:
@@ -152,6 +156,8 @@ cdef struct Tier:
     uint32_t waiting_count
     uint32_t *draining              # rows
     uint32_t draining_count
+    uint32_t busy[BUSY_ROWS_MAX]    # rows whose bytes came since the engine last slept
+    uint32_t busy_count             # more than BUSY_ROWS_MAX: there are more
     uint32_t spills_seen
     uint32_t lost_closes_seen
     uint64_t consumed               # bytes of the ring

@@ -40,6 +40,8 @@ from batchbridge.cython_ext.kernel cimport (
     tier_sleeps, tier_woke)
 from batchbridge.cython_ext.output cimport (
     answer_at, answer_drop, answer_hold, answer_let_go, fragment_read, mark_dirty, sent)
+from batchbridge.cython_ext.polled cimport (
+    PolledSockets, polled_arm, polled_rang, polled_remove, polled_settle, polled_woke)
 from batchbridge.cython_ext.publish cimport publish_end
 from batchbridge.cython_ext.ring cimport *
 from batchbridge.cython_ext.send cimport send_fell_short
@@ -110,6 +112,7 @@ cdef enum Operation:
     OPERATION_FILES
     OPERATION_FILL
     OPERATION_UNSEEN                # whose completion tells nothing
+    OPERATION_POLLED
 
 
 cdef struct Uring:
@@ -135,6 +138,7 @@ cdef struct Uring:
     # Accepted, though all connections are in use: a multishot accept of ordinary descriptors ends a little late.
     int surplus[SURPLUS_MAX]
     uint32_t surplus_count
+    PolledSockets polled            # with the kernel side
 
 
 cdef Uring *driver_of(const Engine *engine) noexcept nogil:
@@ -243,7 +247,9 @@ cdef void driver_send(Engine *engine, Connection *connection, const char *data, 
 
 cdef void driver_send_last(Engine *engine, Connection *connection, const char *data, uint32_t length) noexcept nogil:
     cdef Uring *driver = driver_of(engine)
-    cdef io_uring_sqe *entry = ring_entry(&driver.ring)
+    cdef io_uring_sqe *entry
+    polled_remove(engine, &driver.ring, &driver.polled, connection)
+    entry = ring_entry(&driver.ring)
     io_uring_prep_send(entry, connection.fd, data, length, MSG_DONTWAIT | MSG_WAITALL | MSG_NOSIGNAL | MSG_MORE)
     name_entry(entry, OPERATION_SEND, connection, driver.slot_flag | IOSQE_IO_LINK)
     if connection.flags & IS_RECEIVING:
@@ -360,6 +366,7 @@ cdef void abort(Engine *engine, Connection *connection) noexcept nogil:
     """Cancels what is under way, since an operation keeps the socket open behind a closed descriptor; and closes."""
     cdef Uring *driver = driver_of(engine)
     cdef io_uring_sqe *entry
+    polled_remove(engine, &driver.ring, &driver.polled, connection)
     if connection.flags & IS_RECEIVING:
         cancel(driver, connection, OPERATION_RECEIVE, 0)
     if connection.output is not NULL:
@@ -580,6 +587,8 @@ cdef void on_completion(Engine *engine, uint64_t user_data, int result, uint32_t
     elif operation == OPERATION_FILES:
         driver.is_watching = flags & IORING_CQE_F_MORE != 0
         answer_distrust(engine, engine.tier)
+    elif operation == OPERATION_POLLED:
+        polled_rang(engine, &driver.polled, user_data, result, flags)
     elif OPERATION_PEER <= operation <= OPERATION_CANCEL:
         connection = &engine.connections[index]
         if (connection.generation & 0xFFFFFF) == (user_data >> 32 & 0xFFFFFF) and connection.state != CONNECTION_FREE:
@@ -664,12 +673,16 @@ cdef int one_turn(Engine *engine, Uring *driver, int64_t wait_us) noexcept nogil
             wait_us = HELD_WAIT_US          # until the log was written, which ends the wait
         elif not tier_sleeps(engine.tier, must_log(engine)):
             wait_us = 0
+        elif not engine.tier.can_answer:    # else packets that are answered in the kernel would wake this thread, too
+            wait_us = polled_arm(engine, &driver.ring, &driver.polled, wait_us)
     if wait_us > SHORT_WAIT_US:
         arm_timer(engine, driver, wait_us)
         wait_us = -1
     result = ring_submit_and_wait(&driver.ring, wait_us)
     turn_begin(engine)
     engine.counters.submits = driver.ring.system_calls
+    if engine.tier is not NULL:
+        polled_woke(engine, &driver.ring, &driver.polled)
     reap(engine, driver)
     if engine.tier is not NULL:
         tier_woke(engine.tier)
@@ -677,6 +690,7 @@ cdef int one_turn(Engine *engine, Uring *driver, int64_t wait_us) noexcept nogil
             answer_turn(engine, engine.tier)
             arm_files(engine, driver)
         tier_consume(engine, engine.tier)
+        polled_settle(engine, &driver.ring, &driver.polled)
         engine.more_input |= tier_has_news(engine.tier) and not engine.tier.is_held
     if driver.accept_retry_us and not engine.draining:
         retry_accepts(engine, driver)
@@ -744,6 +758,8 @@ cdef class UringEngine(EngineThread):
         figures = super().stats()
         if self.kernel_side is not None:
             figures["kernel_side"] = self.kernel_side.stats()
+            if self.engine.driver_data is not NULL:
+                figures["kernel_side"]["lost_wakes"] = driver_of(self.engine).polled.lost_wakes
             self.kernel_side.add_answered(figures)
         return figures
 
@@ -789,6 +805,7 @@ cdef class UringEngine(EngineThread):
         if driver is NULL:
             raise MemoryError
         engine.driver_data = driver
+        driver.polled.tag = <uint64_t>OPERATION_POLLED << 56
         # The kernel side's sockets are read by plain calls, too, where its ring was full.
         driver.is_direct = self.settings["has_socket_command"] and engine.tier is NULL
         driver.slot_flag = IOSQE_FIXED_FILE if driver.is_direct else 0

@@ -171,6 +171,6 @@ static __always_inline int answer(struct bpf_sock *socket, bb_words *shared, bb_
     }
     row->answered = (uint32_t)(now_ns >> BB_ANSWERED_UNIT_SHIFT);
     count(&shared->hits);
-    if (record) bpf_ringbuf_submit(record, wake_for_many(shared));
+    if (record) bpf_ringbuf_submit(record, wake_for_many(shared, &record->head));
     return 0;
 }

@@ -77,12 +77,12 @@ static __always_inline void opened(struct bpf_sock_ops *event, bb_words *shared)
     record->head = (bb_record){row_number, BB_OPENED, 0, sizeof record->peer, cookie};
     write_peer(event, &record->peer);
     __sync_fetch_and_add(&shared->opened, 1);
-    bpf_ringbuf_submit(record, wake(shared));
+    bpf_ringbuf_submit(record, wake(shared, &record->head));
     return;
 in_vain: /* only user mode can give a row back */
     record->head = (bb_record){row_number, BB_CLOSED, 0, 0, cookie};
     __sync_fetch_and_add(&shared->untracked, 1);
-    bpf_ringbuf_submit(record, wake(shared));
+    bpf_ringbuf_submit(record, wake(shared, &record->head));
     return;
 untracked:
     __sync_fetch_and_add(&shared->untracked, 1);

@@ -109,6 +109,6 @@ static __always_inline int tell_hit(bb_words *shared, const bb_record *head, uin
         bpf_ringbuf_discard(record, BPF_RB_NO_WAKEUP);
         return -1;
     }
-    bpf_ringbuf_submit(record, wake(shared));
+    bpf_ringbuf_submit(record, wake(shared, &record->head));
     return 0;
 }

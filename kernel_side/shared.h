@@ -40,6 +40,7 @@ enum {
     BB_SEND_ROOM_BYTES = 4096,         /* that a socket's send buffer must have beside the answer */
     BB_ANSWERED_UNIT_SHIFT = 20,       /* bb_row.answered: nanoseconds are shifted by this */
     BB_PATIENT_SIZE_BYTES_MAX = 32768, /* of the ring, that may fill with what can wait */
+    BB_POLLED_ROWS_MAX = 4,
 };
 
 /* One connection, as both sides see it. Each field has one writer. */
@@ -150,6 +151,7 @@ enum {
     BB_AWAKE = 0,
     BB_SLEEPS,
     BB_LOOKS_SOON, /* it will look by itself before long: what can wait wakes it only when there is much of it */
+    BB_RUNG,       /* it slept, and will be woken by a packet of polled_rows[words.sleeps - BB_RUNG] */
 };
 
 /* Words that both sides look at, and counters. */
@@ -159,7 +161,8 @@ typedef struct {
     uint32_t answering;   /* what is recognised may be answered by the kernel side */
     uint32_t tells_answers;
     uint32_t sends_head_at, sends_tail_at, sends_flags_at; /* of bb_send_ring.words */
-    uint32_t padding1[9];
+    uint32_t polled_rows[BB_POLLED_ROWS_MAX]; /* + 1: user mode polls their sockets, whose packets wake it */
+    uint32_t padding1[5];
     /* Written by the kernel side. */
     uint32_t spills;      /* connections that began to go through their socket */
     uint32_t lost_closes; /* BB_CLOSED that found the ring full: rows are to be looked through */
@@ -181,6 +184,7 @@ typedef struct {
     uint64_t outdated; /* there was no answer, or its time was over */
     uint64_t crowded;  /* no room in the send buffer, or in a ring */
     uint64_t doorbells;
+    uint64_t wakes; /* of user mode, by an interrupt */
 } bb_words;
 
 /* 64-bit hash of an image, four lanes wide: words by fours, missing ones 0. */
