@@ -7,12 +7,13 @@ compared. Every run starts its server anew.
 from __future__ import annotations
 
 import tempfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 from batchbridge import doctor
 from batchbridge.cython_ext.load import Exchange
-from batchbridge.measure import profile
+from batchbridge.measure import profile, specweb96
 from batchbridge.measure.experiment import CAPACITY, LONE, Arm, Phase
 from batchbridge.measure.namespaces import Place
 from batchbridge.measure.processes import CommandProcess, MeasuredProcess, ServerProcess, free_port
@@ -29,12 +30,14 @@ NAMESPACE_PORT = 8080
 #: A server once more: its ratio to itself is what noise alone does.
 AGAIN = "A/A"
 
-SMALL, KIBIBYTE, LARGE = "/f", "/k1", "/k16"
+SMALL, KIBIBYTE, LARGE, MIX = "/f", "/k1", "/k16", "SPECweb96"
 BODIES = {SMALL: b"x" * 64, KIBIBYTE: b"y" * 1024, LARGE: b"z" * 16_384}
 
 #: Every request of it reaches the handler, which answers as the file `f` and Granian do.
 HELLO = Path(__file__).parent.parent / "examples" / "hello.py"
 ENGINES = ("kernel", "io_uring", "epoll")
+#: Of SPECweb96's mix: 51 MB, which every server's caches hold.
+DIRECTORIES = 10
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,8 @@ class Scene:
     name: str
     title: str
     phase: Phase
-    path: str
+    asked: str
+    """A path of `BODIES`, or `MIX`."""
     arms: tuple[str, ...]
     in_python: bool = False
     """Our servers answer by a handler, a batch at a time, and not from a file."""
@@ -59,7 +63,7 @@ class Scene:
         return self.phase.idle_loop and not self.with_profile and not self.phase.client_loop
 
 
-def _scene(name: str, title: str, path: str, arms: str, *, close: bool = False, lone: bool = False,
+def _scene(name: str, title: str, asked: str, arms: str, *, close: bool = False, lone: bool = False,
            both_cores: bool = False, in_python: bool = False, in_kernel: bool = False,
            with_profile: bool = False) -> Scene:  # fmt: skip
     """A closed loop on as many connections as all have, or on one alone, whose core may sleep."""
@@ -67,7 +71,7 @@ def _scene(name: str, title: str, path: str, arms: str, *, close: bool = False, 
     phase = Phase(CAPACITY, CONNECTIONS, close=close, client_loop=both_cores, parameters=known)
     if lone:
         phase = Phase(LONE, 1, idle_loop=False, parameters=known)
-    return Scene(name, title, phase, path, tuple(arms.split()), in_python, in_kernel, with_profile)
+    return Scene(name, title, phase, asked, tuple(arms.split()), in_python, in_kernel, with_profile)
 
 
 SCENES = (
@@ -77,6 +81,7 @@ SCENES = (
     _scene("large", "16 KiB hits", LARGE, "kernel io_uring nginx"),
     _scene("both", "16 KiB hits, both cores watched", LARGE, "kernel io_uring nginx", both_cores=True),
     _scene("closing", "a connection per request, 1 KiB", KIBIBYTE, "kernel io_uring apache nginx", close=True),
+    _scene("mix", "a connection per request, SPECweb96", MIX, "kernel io_uring apache nginx", close=True),
     _scene("profile", "64 B hits, sampled", SMALL, "kernel io_uring", in_kernel=True, with_profile=True),
 )
 
@@ -95,6 +100,7 @@ class Servers:
         self._scratch = tempfile.TemporaryDirectory(prefix="batchbridge-targets-")
         self.folder = Path(self._scratch.name)
         self.root = self.folder / "root"
+        self._mix: list[Exchange] = []
 
     def __enter__(self) -> Servers:
         self.root.mkdir()
@@ -123,6 +129,22 @@ class Servers:
                 self.missing[engine] = reason
         return found
 
+    def exchanges(self, scene: Scene) -> list[Exchange]:
+        """The requests of a scene, with their answers. The files of the mix are made when it is first asked for."""
+        if scene.asked != MIX:
+            body = BODIES[scene.asked]
+            return [Exchange(request_bytes("GET", scene.asked), body=body, name=f"GET {scene.asked}")]
+        if not self._mix:
+            specweb96.write_root(self.root, DIRECTORIES)
+            self._mix = [
+                Exchange(
+                    request_bytes("GET", document.path), weight=document.weight, length=document.size_bytes,
+                    crc32=zlib.crc32((self.root / document.path[1:]).read_bytes()), name=f"GET {document.path}",
+                )
+                for document in specweb96.documents(DIRECTORIES)
+            ]  # fmt: skip
+        return self._mix
+
     def _reason(self, name: str) -> str | None:
         if name in ENGINES:
             return None if self._engines[name].available else self._engines[name].reason
@@ -135,7 +157,7 @@ class Servers:
             return ServerProcess(app, root=root, engine=engine, cpu=cpu, place=place, access_log="off")
 
         return Arm(
-            name, f"our {engine} engine", start, exchanges(scene.path), route=SMALL if scene.in_python else None,
+            name, f"our {engine} engine", start, self.exchanges(scene), route=SMALL if scene.in_python else None,
             hits_in_kernel=scene.in_kernel and engine == "kernel",
         )  # fmt: skip
 
@@ -148,13 +170,8 @@ class Servers:
             return CommandProcess(command, port, cpu=cpu, place=place)
 
         program = rivals.PROGRAMS.get(rival) if name != BASELINE else name
-        return Arm(name, f"{rival}, for comparison", start, exchanges(scene.path), program=program)
+        return Arm(name, f"{rival}, for comparison", start, self.exchanges(scene), program=program)
 
 
 def _rival_of(name: str) -> str:
     return "epoll" if name == BASELINE else name
-
-
-def exchanges(path: str) -> list[Exchange]:
-    """The request for a path, with its answer."""
-    return [Exchange(request_bytes("GET", path), body=BODIES[path], name=f"GET {path}")]

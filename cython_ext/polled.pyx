@@ -129,7 +129,8 @@ cdef void forget(Engine *engine, PolledSockets *polled, uint32_t place) noexcept
 cdef void remove(Engine *engine, Ring *ring, PolledSockets *polled, uint32_t place) noexcept nogil:
     cdef uint64_t name = name_of(polled, place)
     cdef io_uring_sqe *entry = ring_entry(ring)
-    io_uring_prep_poll_remove(entry, name)
+    # A poll's own removal refuses one that has just been told of a packet, which would then stay.
+    io_uring_prep_cancel64(entry, name, 0)
     entry.flags |= <uint8_t>IOSQE_CQE_SKIP_SUCCESS
     # A completion that says that there was nothing left to remove is ignored, as the poll's own is from here on.
     entry.user_data = name

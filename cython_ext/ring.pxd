@@ -81,7 +81,6 @@ cdef extern from "<liburing.h>" nogil:
     void io_uring_prep_recv_multishot(io_uring_sqe *, int, void *, size_t, int) noexcept
     void io_uring_prep_recv(io_uring_sqe *, int, void *, size_t, int) noexcept
     void io_uring_prep_poll_multishot(io_uring_sqe *, int, unsigned int) noexcept
-    void io_uring_prep_poll_remove(io_uring_sqe *, uint64_t) noexcept
     void io_uring_prep_send(io_uring_sqe *, int, const void *, size_t, int) noexcept
     void io_uring_prep_send_zc(io_uring_sqe *, int, const void *, size_t, int, unsigned int) noexcept
     void io_uring_prep_read(io_uring_sqe *, int, void *, unsigned int, uint64_t) noexcept

@@ -2,6 +2,7 @@
 was the limit proves nothing, and what was not measured is not called either.
 """
 
+import zlib
 from dataclasses import replace
 
 import pytest
@@ -11,7 +12,7 @@ from batchbridge.measure.experiment import Arm
 from batchbridge.measure.results import Run
 from batchbridge.measure.statistics import Interval
 from bench import rivals
-from bench.target_scenes import AGAIN, SCENES, Servers
+from bench.target_scenes import AGAIN, DIRECTORIES, SCENES, Servers
 from bench.target_verdicts import MET, MISSED, NOT_ASKED, NOT_MEASURED, OPEN, TARGETS, Target, judge, own_share
 from bench.targets import perform, plan, targets_of
 
@@ -141,6 +142,17 @@ def test_a_slope_is_free_of_what_is_busy_anyway_and_offered_rates_are_no_through
     ratio = judge(AT_MOST_HALF, found)
     assert ratio.measured.mid == pytest.approx(0.4) and ratio.verdict == MET
     assert judge(AT_LEAST_2, found).measured.mid == pytest.approx(1.0)
+
+
+def test_the_mix_is_made_once_and_known_to_the_last_byte():
+    mix = next(scene for scene in SCENES if scene.name == "mix")
+    with Servers(doctor.Report((), (), "epoll", "")) as servers:
+        exchanges = servers.exchanges(mix)
+        assert servers.exchanges(mix) is exchanges and len(exchanges) == 36 * DIRECTORIES
+        assert sum(exchange.weight for exchange in exchanges) == pytest.approx(1.0)
+        first = exchanges[0]
+        content = (servers.root / "dir00000" / "class0_1").read_bytes()
+        assert (len(content), zlib.crc32(content)) == (first.length, first.crc32) and first.length == 102
 
 
 def test_bounds_in_writing():
