@@ -22,7 +22,8 @@ Stats = Mapping[str, Any]
 #: Leaves that go up and down; every other number only grows.
 GAUGES = {
     "open", "queued", "objects", "entries", "size_bytes", "size_bytes_max", "threads", "idle", "free", "groups",
-    "unreclaimed", "leaving", "leaving_size_bytes",
+    "unreclaimed", "leaving", "leaving_size_bytes", "living", "present", "pins", "files", "pieces", "open_size_bytes",
+    "registered_size_bytes", "huge_pages", "under_way",
 }  # fmt: skip
 
 HELP = {
@@ -49,6 +50,25 @@ HELP = {
     "batchbridge_cache_expired": "Objects removed since their time was over.",
     "batchbridge_cache_purged": "Objects hit by purges.",
     "batchbridge_cache_refused": "Objects that were not taken: too large, or with too many tags.",
+    "batchbridge_cache_fragments_living": "Pieces of 64 KiB that large objects consist of.",
+    "batchbridge_cache_fragments_present": "Of them, those that were read.",
+    "batchbridge_cache_fragments_pins": "References to fragments, of sends and reads under way.",
+    "batchbridge_cache_fragments_files": "Files that are open since not all of them was read.",
+    "batchbridge_cache_fragments_read_at_once": "Fragments that the page cache had.",
+    "batchbridge_cache_fragments_read_later": "Fragments that a disk had to be waited for.",
+    "batchbridge_cache_fragments_reads_failed": "Fragments that could not be read: the file was shorter, or changed.",
+    "batchbridge_cache_fragments_copies": "First fragments that were copied, since another head was on its way.",
+    "batchbridge_cache_arena_size_bytes": "What large objects take of the arena.",
+    "batchbridge_cache_arena_size_bytes_max": "Addresses that the arena has reserved.",
+    "batchbridge_cache_arena_pieces": "Fragments in the arena.",
+    "batchbridge_cache_arena_open_size_bytes": "What the arena has of the machine's memory.",
+    "batchbridge_cache_arena_registered_size_bytes": "Of that, what is registered with the kernel as fixed buffers.",
+    "batchbridge_cache_arena_refused": "Times that the arena had no room.",
+    "batchbridge_cache_arena_faults": "Pieces given back that were not taken: a mistake in the server.",
+    "batchbridge_cache_plain_memory_pieces": "Fragments outside of the arena.",
+    "batchbridge_cache_plain_memory_size_bytes": "What they take.",
+    "batchbridge_cache_page_cache_pieces": "Fragments, on their way, of files that are too large to be kept.",
+    "batchbridge_fills_under_way": "Fragments that are being waited for.",
     "batchbridge_route_queued": "Requests that wait for a batch now.",
 }
 

@@ -8,6 +8,7 @@
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from batchbridge.cython_ext.admission cimport Admission
+from batchbridge.cython_ext.fragments cimport FragmentMemory, Fragments
 from batchbridge.cython_ext.groups cimport Group, Groups
 from batchbridge.cython_ext.index cimport Entry, Index, hash_bytes
 from batchbridge.cython_ext.slots cimport Slots
@@ -26,6 +27,7 @@ cdef enum ObjectFlag:
     OBJECT_STALE = 16           # softly purged: to be revalidated before, or renewed while, it is used
     OBJECT_VARIES = 32          # a file that is there in several content codings
     OBJECT_IN_SLOT = 64         # where its memory is from
+    OBJECT_FRAGMENTED = 256     # its payload is in fragments, and need not be there yet
 
 
 # What lookups need fills one cache line of the processor; the key begins the next one.
@@ -65,7 +67,7 @@ cdef struct CacheObject:
     uint8_t codings                 # of a file: bits of those that there are, and its own times 16 (codings.Coding)
     uint16_t flags
     uint16_t status
-    char bytes[1]                   # key, header, tags, payload
+    char bytes[1]                   # key, header, tags; then the payload, or the record of its fragments
 
 
 cdef struct Queue:                  # in the order of insertion
@@ -80,6 +82,7 @@ cdef struct Cache:
     Groups groups                   # groups.epoch grows with each purge of a tag, a prefix or everything
     Admission admission
     Slots slots                     # for objects that are small
+    FragmentMemory memory           # for those that are large
     Queue newcomers
     Queue proven
     CacheObject *hand               # in `proven`: where victims are looked for next
@@ -132,9 +135,20 @@ cdef void cache_mark_visited(CacheObject *object) noexcept nogil
 # reference, the caller's. NULL: no memory.
 cdef CacheObject *object_new(Cache *cache, uint64_t hash, const char *key, uint32_t key_length, uint32_t header_length,
                              uint32_t tags_length, uint64_t payload_length) noexcept nogil
+# The same, with its payload in fragments, all of them absent. slots_max: FRAGMENTS_MAX, or that of a window over a file
+# that is not to be kept. The file, if any, is the object's once it was made.
+cdef CacheObject *object_new_fragmented(Cache *cache, uint64_t hash, const char *key, uint32_t key_length,
+                                        uint32_t header_length, uint32_t tags_length, uint64_t payload_length,
+                                        uint32_t slots_max, int file) noexcept nogil
 cdef char *object_header(CacheObject *object) noexcept nogil
 cdef char *object_tags(CacheObject *object) noexcept nogil
-cdef char *object_payload(CacheObject *object) noexcept nogil
+cdef char *object_payload(CacheObject *object) noexcept nogil               # unless it is in fragments
+cdef Fragments *object_fragments(CacheObject *object) noexcept nogil        # NULL: it is not
+# Whether all of the payload is in memory, and copies from it what is.
+cdef bint object_whole(CacheObject *object) noexcept nogil
+cdef void object_copy_out(CacheObject *object, uint64_t position, uint64_t length, char *out) noexcept nogil
+# Gives it its payload, from memory. 0, or -1: there is no memory for it.
+cdef int object_copy_in(CacheObject *object, const char *payload) noexcept nogil
 
 # Makes an object findable, in place of one with the same key; evicts what must go. 0, or -1 when it is larger than the
 # cache may be, has too many tags, or memory is out: it then lives on by the caller's reference alone.

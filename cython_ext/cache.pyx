@@ -8,6 +8,7 @@ The rules:
   last purge's, and only where they differ looks at its groups.
 - What a purge has killed is found by whoever comes across it: a lookup, the hand, or the sweep, which each insertion
   pushes on by a few lines of the index.
+- An object's file is open while somebody refers to it besides the cache, and only until all of it was read.
 - Keys, tags and directories count into the cache's size, so nothing that a client can choose grows beyond it.
 """
 from libc.stdint cimport uint32_t, uint64_t
@@ -16,6 +17,10 @@ from libc.string cimport memchr, memcmp, memcpy, memset
 
 from batchbridge.cython_ext.admission cimport (
     FREQUENCY_MAX, admission_count, admission_free, admission_prepare, admission_recall, admission_remember)
+from batchbridge.cython_ext.fragments cimport (
+    Fragments, fragment_memory_free, fragment_memory_prepare, fragment_memory_stats, fragments_charge_bytes,
+    fragments_close_file, fragments_copy_in, fragments_copy_out, fragments_prepare, fragments_record_size_bytes,
+    fragments_release, fragments_whole)
 from batchbridge.cython_ext.freshness cimport cache_outlived_purges, cache_withdraw, frequency_of
 from batchbridge.cython_ext.groups cimport (
     Group, group_count, group_give_back, group_purged, group_take_directory, group_take_tag, group_uncount, groups_free,
@@ -60,6 +65,9 @@ cdef Cache *cache_new(uint64_t size_bytes_max, uint64_t seed) noexcept nogil:
     if cache is NULL:
         return NULL
     cache.size_bytes_max = size_bytes_max
+    # Half as many addresses again, since pieces that end within a block leave room behind them. Where there are none,
+    # it is empty, and fragments lie in plain memory.
+    fragment_memory_prepare(&cache.memory, size_bytes_max + size_bytes_max // 2)
     if (index_prepare(&cache.by_key, lines) < 0 or index_prepare(&cache.by_url, lines) < 0
             or groups_prepare(&cache.groups, lines, seed) < 0
             or admission_prepare(&cache.admission, size_bytes_max) < 0):
@@ -80,6 +88,7 @@ cdef void cache_free(Cache *cache) noexcept nogil:
     groups_free(&cache.groups)
     index_free(&cache.by_url)
     index_free(&cache.by_key)
+    fragment_memory_free(&cache.memory)
     free(cache)
 
 
@@ -115,6 +124,24 @@ cdef CacheObject *object_new(Cache *cache, uint64_t hash, const char *key, uint3
     return object
 
 
+cdef CacheObject *object_new_fragmented(Cache *cache, uint64_t hash, const char *key, uint32_t key_length,
+                                        uint32_t header_length, uint32_t tags_length, uint64_t payload_length,
+                                        uint32_t slots_max, int file) noexcept nogil:
+    cdef uint64_t record_size_bytes = fragments_record_size_bytes(payload_length, header_length, slots_max)
+    cdef CacheObject *object
+    if record_size_bytes == 0:
+        return NULL
+    object = object_new(cache, hash, key, key_length, header_length, tags_length,
+                        record_size_bytes + sizeof(Fragments *))     # to be aligned
+    if object is NULL:
+        return NULL
+    object.payload_length = payload_length
+    object.size_bytes += fragments_charge_bytes(payload_length, header_length)
+    object.flags |= OBJECT_FRAGMENTED
+    fragments_prepare(object_fragments(object), &cache.memory, payload_length, header_length, slots_max, file)
+    return object
+
+
 cdef char *object_header(CacheObject *object) noexcept nogil:
     return object.bytes + object.key_length
 
@@ -127,6 +154,31 @@ cdef char *object_payload(CacheObject *object) noexcept nogil:
     return object.bytes + object.key_length + object.header_length + object.tags_length
 
 
+cdef Fragments *object_fragments(CacheObject *object) noexcept nogil:
+    cdef size_t at = <size_t>object_payload(object)
+    if not object.flags & OBJECT_FRAGMENTED:
+        return NULL
+    return <Fragments *>((at + sizeof(Fragments *) - 1) & ~(sizeof(Fragments *) - 1))
+
+
+cdef bint object_whole(CacheObject *object) noexcept nogil:
+    return not object.flags & OBJECT_FRAGMENTED or fragments_whole(object_fragments(object))
+
+
+cdef void object_copy_out(CacheObject *object, uint64_t position, uint64_t length, char *out) noexcept nogil:
+    if object.flags & OBJECT_FRAGMENTED:
+        fragments_copy_out(object_fragments(object), position, length, out)
+    else:
+        memcpy(out, object_payload(object) + position, length)
+
+
+cdef int object_copy_in(CacheObject *object, const char *payload) noexcept nogil:
+    if object.flags & OBJECT_FRAGMENTED:
+        return fragments_copy_in(object_fragments(object), payload)
+    memcpy(object_payload(object), payload, object.payload_length)
+    return 0
+
+
 cdef void cache_hold(CacheObject *object) noexcept nogil:
     object.references += 1
 
@@ -137,10 +189,14 @@ cdef void cache_drop(CacheObject *object) noexcept nogil:
         if object.cache is not NULL:
             object.cache.leaving -= 1
             object.cache.leaving_size_bytes -= object.size_bytes
+        if object.flags & OBJECT_FRAGMENTED:
+            fragments_release(object_fragments(object))
         if object.flags & OBJECT_IN_SLOT:
             slot_give_back(object)
         else:
             free(object)
+    elif object.references == 1 and (object.flags & (OBJECT_FRAGMENTED | OBJECT_UNLINKED)) == OBJECT_FRAGMENTED:
+        fragments_close_file(object_fragments(object))
 
 
 # --- lookups ---------------------------------------------------------------------------------------------------------
@@ -406,4 +462,5 @@ cdef dict cache_stats(const Cache *cache):
         "leaving": cache.leaving, "leaving_size_bytes": cache.leaving_size_bytes, "hits": cache.hits,
         "misses": cache.misses, "insertions": cache.insertions, "evictions": cache.evictions,
         "expired": cache.expired, "purged": cache.purged, "refused": cache.refused,
+        **fragment_memory_stats(&cache.memory),
     }

@@ -10,7 +10,11 @@ from posix.time cimport clock_gettime, timespec
 from batchbridge.cython_ext.cache cimport (
     OBJECT_FILE, OBJECT_STALE, Cache, CacheObject, cache_drop, cache_find, cache_free, cache_hold, cache_insert,
     cache_mark_visited, cache_new, cache_prefetch_index, cache_prefetch_object, cache_remove, cache_stats,
-    cache_sweep, cache_usable, hash_bytes, object_new, object_payload, object_tags)
+    cache_sweep, cache_usable, hash_bytes, object_copy_in, object_copy_out, object_fragments, object_new,
+    object_new_fragmented, object_tags)
+from batchbridge.cython_ext.fragments cimport (
+    FRAGMENT_SIZE_BYTES, FRAGMENTS_MAX, Fragment, Fragments, fragment_at, fragment_of, fragment_pin, fragment_place,
+    fragment_unpin, fragments_with_head)
 from batchbridge.cython_ext.purge cimport cache_purge
 
 
@@ -41,6 +45,12 @@ cdef void note_withdrawal(void *context, CacheObject *object) noexcept nogil:
     with gil:
         (<Store>context).withdrawn.append(object.bytes[:object.key_length])
     object.published = 0
+
+
+cdef bytes payload_of(CacheObject *object):
+    cdef bytearray payload = bytearray(object.payload_length)
+    object_copy_out(object, 0, object.payload_length, <char *>payload)
+    return bytes(payload)
 
 
 cdef uint64_t look_up(Cache *cache, const char *keys, uint32_t total, uint32_t batch_size) noexcept nogil:
@@ -87,15 +97,21 @@ cdef class Store:
     cdef CacheObject *get(self, bytes key, uint64_t now_us) noexcept:
         return cache_find(self.cache, hash_bytes(key, <uint32_t>len(key), SEED), key, <uint32_t>len(key), now_us)
 
-    def insert(self, bytes key, bytes payload=b"", *, tags=(), uint64_t expires_us=0, bint is_file=False):
+    def insert(self, bytes key, bytes payload=b"", *, tags=(), uint64_t expires_us=0, bint is_file=False,
+               bint is_fragmented=False):
         """Puts an object in; False: it was refused. Moments count from any zero; expires_us 0: never."""
         cdef bytes text = b"".join(tag + b"\0" for tag in tags)
-        cdef CacheObject *object = object_new(self.cache, hash_bytes(key, <uint32_t>len(key), SEED), key,
-                                              <uint32_t>len(key), 0, <uint32_t>len(text), len(payload))
-        if object is NULL:
+        cdef uint64_t hash = hash_bytes(key, <uint32_t>len(key), SEED)
+        cdef CacheObject *object
+        if is_fragmented:
+            object = object_new_fragmented(self.cache, hash, key, <uint32_t>len(key), 0, <uint32_t>len(text),
+                                           len(payload), FRAGMENTS_MAX, -1)
+        else:
+            object = object_new(self.cache, hash, key, <uint32_t>len(key), 0, <uint32_t>len(text),
+                                len(payload))
+        if object is NULL or object_copy_in(object, payload) < 0:
             raise MemoryError
         memcpy(object_tags(object), <const char *>text, len(text))
-        memcpy(object_payload(object), <const char *>payload, len(payload))
         object.expires_us = expires_us
         if is_file:
             object.flags |= OBJECT_FILE
@@ -108,7 +124,7 @@ cdef class Store:
         cdef CacheObject *object = self.get(key, now_us)
         if object is NULL:
             return None
-        return object_payload(object)[:object.payload_length], object.flags & OBJECT_STALE != 0
+        return payload_of(object), object.flags & OBJECT_STALE != 0
 
     def remove(self, bytes key):
         """Removes an object that is there."""
@@ -123,9 +139,37 @@ cdef class Store:
     def drop(self, size_t number):
         """Gives such a reference back; the payload as it was then."""
         cdef CacheObject *object = <CacheObject *><void *>number
-        payload = object_payload(object)[:object.payload_length]
+        payload = payload_of(object)
         cache_drop(object)
         return payload
+
+    def pin(self, size_t number, uint64_t position, bytes head=b""):
+        """Pins the fragment of a held object that a byte is in, as a send does, with header lines before the first one;
+        a number for unpin()."""
+        cdef Fragments *fragments = object_fragments(<CacheObject *><void *>number)
+        cdef uint32_t fragment_number, offset, length
+        cdef Fragment *fragment
+        if position == 0 and head and fragments_with_head(fragments, head, <uint32_t>len(head)) is NULL:
+            return None
+        fragment = fragment_of(fragments, position, &fragment_number, &offset, &length)
+        fragment_pin(fragments, fragment)
+        return fragment_place(fragments, fragment)
+
+    def pinned(self, size_t number, uint32_t place, uint32_t head_length=0):
+        """The bytes of a pinned fragment, with so many of the header lines before the first one."""
+        cdef Fragments *fragments = object_fragments(<CacheObject *><void *>number)
+        cdef Fragment *fragment = fragment_at(fragments, place)
+        cdef uint64_t begins = 0, size
+        if fragment.number == 0:
+            begins = fragments.lead - head_length
+        size = min(<uint64_t>FRAGMENT_SIZE_BYTES,
+                   fragments.lead + fragments.length - <uint64_t>fragment.number * FRAGMENT_SIZE_BYTES)
+        return fragment.at[begins:size]
+
+    def unpin(self, size_t number, uint32_t place):
+        """Gives a pin back."""
+        cdef Fragments *fragments = object_fragments(<CacheObject *><void *>number)
+        fragment_unpin(fragments, fragment_at(fragments, place))
 
     def publish(self, bytes key):
         """Marks an object as published; its key is in `withdrawn` once it is no longer servable by itself."""

@@ -20,9 +20,10 @@ from batchbridge.cython_ext.core cimport (
     OUTCOME_ERROR_5XX, OUTCOME_HIT, Connection, Engine, Input, Request)
 from batchbridge.cython_ext.deferred cimport abandon_deferred
 from batchbridge.cython_ext.machine cimport resume_machine, run_machine
+from batchbridge.cython_ext.output cimport mark_dirty, mark_held, output_free, set_deadline
 from batchbridge.cython_ext.parse cimport Head
 from batchbridge.cython_ext.resume cimport answer_owed, respond_status
-from batchbridge.cython_ext.send cimport can_respond, mark_dirty, mark_held, output_free, set_deadline
+from batchbridge.cython_ext.send cimport can_respond
 from batchbridge.cython_ext.states cimport (
     AWAIT_BYTES, AWAIT_RESPONSE, AWAIT_TURN, DERIVE_CACHED_RESPONSE, DERIVE_REQUEST, EVENT_HIT, FINISHED)
 
@@ -257,7 +258,6 @@ cdef void request_begin(Request *request, const char *data, uint32_t available) 
     request.route = NO_ROUTE
     request.parameter_count = 0
     request.allowed_methods = 0
-    request.file = -1
     request.extra = NULL
     request.extra_length = 0
     request.outcome = 0

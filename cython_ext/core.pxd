@@ -6,6 +6,7 @@ from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from batchbridge.cython_ext.bridge cimport Completion, Lane, Policy, Slab, SlabPool
 from batchbridge.cython_ext.cache cimport Cache, CacheObject
 from batchbridge.cython_ext.chunked cimport ChunkDecoder
+from batchbridge.cython_ext.fragments cimport Fragment, Reading
 from batchbridge.cython_ext.machine cimport Machine
 from batchbridge.cython_ext.multipart cimport Multipart
 from batchbridge.cython_ext.parse cimport Head, HeadLimits, Slice
@@ -59,7 +60,6 @@ cdef struct Request:
     uint32_t parameter_count
     Slice parameters[8]
     uint32_t allowed_methods        # of a 405's Allow, and of OPTIONS: bits by Method
-    int file                        # open, the body of `object` that was too large to be cached; -1: none
     const char *extra               # header lines that the engine adds: Allow, Location, Retry-After
     uint32_t extra_length
     int outcome                     # Outcome
@@ -123,19 +123,36 @@ cdef struct Output:
     uint32_t text_length
     uint32_t text_sent
     uint8_t begun                   # a piece of it is under way
-    uint8_t zero_copy
-    Answer *answer                  # what `body` belongs to
+    uint8_t zero_copy               # `body` lies in a lane's arena
+    uint8_t heads_fragment          # the text may be written into the first fragment's lead
+    uint8_t is_pinned               # the fragment at `place`: it is being sent
+    uint8_t awaits_slot             # of its window over a file
+    Answer *answer                  # what `body` belongs to, or the object that is sent
     const char *body
     uint64_t body_left
-    int file                        # -1: none
-    int64_t file_offset
-    uint64_t file_left
-    char *chunk                     # heap: the file's bytes under way
-    uint32_t chunk_length
-    uint32_t chunk_sent
+    uint64_t object_position        # in the object's payload, of the next byte
+    uint64_t object_left
+    uint32_t place                  # of the fragment under way
+    Connection *connection
+    Fill *fill                      # reads the fragment that it waits for; NULL: it waits for none
+    Output *next_waiting
+    Output *previous_waiting
     Multipart *parts                # NULL: the body is in one piece
     uint32_t parts_begun
-    const char *whole               # of which the parts are; NULL: of the file
+
+
+# The reading of a fragment that something must be waited for. It belongs to nobody's connection, and goes on when those
+# that wait for it are gone.
+cdef struct Fill:
+    Fill *next                      # in the list of free ones, or a driver's
+    Output *waiting                 # those to go on when it is read
+    CacheObject *object             # one of its references is the fill's
+    Fragment *fragment              # pinned
+    Reading reading
+    uint32_t done                   # bytes of it
+    uint32_t index                  # of this record, for completions to name it
+    int file
+    int64_t result                  # driver's
 
 
 cpdef enum ConnectionState:
@@ -213,6 +230,7 @@ cdef struct Limits:                 # batchbridge.config has the defaults and sa
     uint32_t response_size_bytes_max
     uint32_t cached_file_size_bytes_max
     uint32_t zero_copy_size_bytes_min
+    uint32_t copied_size_bytes_max  # a longer response is no longer copied into the scratch
     uint32_t access_log_buffer_size_bytes
     uint64_t input_size_bytes_max   # of all Inputs together
     uint64_t idle_timeout_us
@@ -292,11 +310,13 @@ cdef struct Driver:
     # The same with FIN behind the bytes (there may be none), while the connection still receives.
     void (*finish)(Engine *, Connection *, const char *, uint32_t) noexcept nogil
     # Sends as much as the socket takes, and reports how much (sent). more: bytes follow. answer: not NULL: without a
-    # copy, keeping a reference to it until the kernel has let go of the bytes.
-    void (*send_reported)(Engine *, Connection *, const char *, uint64_t, bint more, Answer *answer) noexcept nogil
-    # Reads from a file, and reports how much (file_read).
-    void (*read_file)(Engine *, Connection *, int file, char *, uint32_t, int64_t) noexcept nogil
-    void (*close_file)(Engine *, int file) noexcept nogil
+    # copy, if it can, keeping a reference to it until the kernel has let go of the bytes; and where they are an
+    # object's fragment (`place`), a pin on that, which answer_let_go takes away.
+    void (*send_reported)(Engine *, Connection *, const char *, uint64_t, bint more, Answer *answer,
+                          uint32_t place) noexcept nogil
+    # Reads what is left of a fragment, or a part, without letting the engine wait; reports how much (fragment_read),
+    # and not before it has returned.
+    void (*read_fragment)(Engine *, Fill *) noexcept nogil
     void (*pause)(Engine *, Connection *) noexcept nogil        # receives no more
     void (*resume)(Engine *, Connection *) noexcept nogil
     void (*tear_down)(Engine *, Connection *) noexcept nogil  # aborts all, closes; then connection_closed
@@ -373,6 +393,10 @@ cdef struct Engine:
     Answer **answer_blocks
     uint32_t answers_made
     Answer *free_answers
+    Fill **fills                    # as many as connections_max
+    uint32_t fills_made
+    uint32_t fills_under_way
+    Fill *free_fills
     Deferred *coalesced[1024]
     # The scratch: responses that leave at the loop's end. Two, since a send that fell short is known one loop later.
     char *scratch[2]

@@ -16,7 +16,7 @@ from batchbridge.cython_ext.bridge cimport (
     CANCELLED_EXPIRED, CANCELLED_GONE, NO_DEFERRED, Item, Slab, slab_give_back, slab_idle, slab_items, slab_reset,
     slab_unviewed)
 from batchbridge.cython_ext.core cimport COALESCE_BUCKETS, Connection, Deferred, Engine
-from batchbridge.cython_ext.send cimport answer_drop, mark_held
+from batchbridge.cython_ext.output cimport answer_drop, mark_held
 
 
 cdef enum:

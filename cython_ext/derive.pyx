@@ -16,15 +16,15 @@ from libc.stdint cimport uint32_t
 from libc.string cimport memcpy
 
 from batchbridge.cython_ext.cache cimport (
-    OBJECT_FILE, OBJECT_PUBLIC, OBJECT_STALE, OBJECT_VARIES, CacheObject, cache_drop, cache_find, cache_insert,
-    cache_remove, hash_bytes)
+    OBJECT_FILE, OBJECT_PUBLIC, OBJECT_STALE, OBJECT_VARIES, CacheObject, cache_drop, cache_find, cache_hold,
+    cache_insert, cache_remove, hash_bytes, object_whole)
 from batchbridge.cython_ext.codings cimport CODING_IDENTITY, Ranking, choose_coding, rank_codings
 from batchbridge.cython_ext.core cimport (
     IS_FINAL, NO_ROUTE, OUTCOME_FILE, OUTCOME_HIT, Connection, Engine, Request, Route)
 from batchbridge.cython_ext.defer cimport DEFER_TAKEN, defer_request, request_key
 from batchbridge.cython_ext.files cimport (
-    FILE_ABSENT, FILE_DIRECTORY, FILE_LISTING, FILE_OBJECT, FILE_OPEN, REPRESENTATION_KEY_SIZE_MAX, File,
-    file_is_trusted, file_open, file_unchanged, representation_key)
+    FILE_ABSENT, FILE_DIRECTORY, FILE_LISTING, FILE_OBJECT, FILE_OPEN, REPRESENTATION_KEY_SIZE_MAX, file_is_trusted,
+    file_open, file_reopen, file_unchanged, representation_key)
 from batchbridge.cython_ext.parse cimport (
     HEAD_CREDENTIALS, HEAD_DOTS, HEAD_ESCAPED, HEAD_KEEP_ALIVE, HEAD_NO_CACHE, METHOD_CONNECT, METHOD_COUNT,
     METHOD_DELETE, METHOD_GET, METHOD_HEAD, METHOD_OPTIONS, METHOD_OTHER, METHOD_PATCH, METHOD_POST, METHOD_PUT,
@@ -63,13 +63,16 @@ cdef int path_of(const Request *request, char *out) noexcept nogil:
 
 
 cdef bint is_fresh(Engine *engine, const Request *request, CacheObject *object) noexcept nogil:
-    """Whether a file's object may be used: it was compared with its file not long ago, or is now and is the same."""
+    """Whether a file's object may be used: it was compared with its file not long ago, or is now and is the same. Where
+    some of it was not read yet, its file is opened again."""
     cdef char path[PATH_SIZE_MAX]
     cdef int length
-    if file_is_trusted(engine, object):
+    cdef bint is_trusted = file_is_trusted(engine, object)
+    if is_trusted and object_whole(object):
         return True
     length = path_of(request, path)
-    if length > 0 and file_unchanged(engine, path, <uint32_t>length, object):
+    if (length > 0 and (is_trusted or file_unchanged(engine, path, <uint32_t>length, object))
+            and file_reopen(engine, path, <uint32_t>length, object)):
         object.flags &= ~OBJECT_STALE
         return True
     cache_remove(engine.cache, object)
@@ -178,6 +181,10 @@ cdef int derive_cached_response(void *engine_data, void *connection_data, void *
         return EVENT_MISS
     request.object = object
     request.outcome = OUTCOME_HIT
+    if not object_whole(object):
+        # Its file is open: closed when this, and whoever else needs it, is through with the object.
+        cache_hold(object)
+        request.owns_object = 1
     if engine.tier is not NULL:
         publish_second(engine, <Connection *>connection_data, request)
     return EVENT_HIT
@@ -227,7 +234,6 @@ cdef int derive_uncached_response(void *engine_data, void *connection_data, void
     cdef char path[PATH_SIZE_MAX]
     cdef int length, result
     cdef Ranking ranking
-    cdef File file
     if connection.owed:
         return EVENT_OWED           # before a file is opened for nothing
     if engine.root < 0:
@@ -245,15 +251,13 @@ cdef int derive_uncached_response(void *engine_data, void *connection_data, void
         return EVENT_FAILED
     rank_codings(request.data, head, engine.codings, engine.coding_count, &ranking)
     result = file_open(engine, path, <uint32_t>length, &ranking, request.data + head.path.offset, head.path.length,
-                       &file)
+                       &request.object)
     if result == FILE_OBJECT or result == FILE_OPEN:
-        request.object = file.object
         request.owns_object = 1
-        request.file = file.fd
         request.outcome = OUTCOME_FILE
         if result == FILE_OBJECT:
-            cache_insert(engine.cache, file.object)
-            engine.keeps_coded |= file.object.codings > 15
+            cache_insert(engine.cache, request.object)
+            engine.keeps_coded |= request.object.codings > 15
         return EVENT_OBJECT
     if result == FILE_DIRECTORY:
         return redirect_to_directory(engine, request)
@@ -367,9 +371,6 @@ cdef int derive_status_response(void *engine_data, void *connection_data, void *
     if request.owns_object:             # a table that makes something else of a file
         cache_drop(request.object)
         request.owns_object = 0
-        if request.file >= 0:
-            engine.driver.close_file(engine, request.file)
-            request.file = -1
     request.object = NULL
     request.answer = NULL
     if request.status == 0:

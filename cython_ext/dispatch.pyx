@@ -17,7 +17,7 @@ from batchbridge.cython_ext.bridge cimport (
 from batchbridge.cython_ext.core cimport ANSWER_LANE, Answer, Deferred, Engine, Route
 from batchbridge.cython_ext.defer cimport queue_trim
 from batchbridge.cython_ext.deferred cimport answer_by_status, bucket_remove, deferred_at, mark_ready, settle
-from batchbridge.cython_ext.send cimport answer_drop, answer_hold, answer_new
+from batchbridge.cython_ext.output cimport answer_drop, answer_hold, answer_new
 
 
 cdef enum:

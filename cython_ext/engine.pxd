@@ -5,7 +5,7 @@
 #     while turn_goes_on(engine):
 #         wait for events, at most turn_wait_us(engine) (0: only look; -1: until something happens)
 #         turn_begin(engine)
-#         for each event: received, received_end, sent, send_fell_short, file_read, log_written, ... ; a bell: nothing
+#         for each event: received, received_end, sent, send_fell_short, fragment_read, log_written, ...
 #         turn_end(engine)            # answers, batches, time-outs, and everything that was posted goes to the driver
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 

@@ -31,6 +31,7 @@ from batchbridge.cython_ext.core cimport (
 from batchbridge.cython_ext.deferred cimport defer_free
 from batchbridge.cython_ext.dispatch cimport collect_answers, dispatch_batches, expire_deferred
 from batchbridge.cython_ext.files cimport files_free, files_prepare
+from batchbridge.cython_ext.fills cimport fills_free
 from batchbridge.cython_ext.heads cimport heads_prepare, heads_tick
 from batchbridge.cython_ext.http cimport http_protocol
 from batchbridge.cython_ext.publish cimport publish_purged, publish_swept
@@ -67,6 +68,7 @@ cdef extern from "<unistd.h>" nogil:
 cdef enum:
     BLOCKS_MAX = 4096               # of records (answers, deferred)
     SCRATCH_SIZE_BYTES = 2097152
+    COPIED_SIZE_BYTES_MAX = 16384   # what is longer costs more to copy than to send by itself
     LOG_AGE_US = 200000
 
 
@@ -98,7 +100,8 @@ cdef int64_t turn_wait_us(Engine *engine) noexcept nogil:
     cdef uint32_t index
     cdef Lane *lane
     # more_input: a batch may be waiting for it, and must not wait for longer if nothing comes after all (law 8).
-    if engine.held is not NULL or engine.dirty is not NULL or engine.more_input:
+    # A command: its bell may have been heard together with that of the one before.
+    if engine.held is not NULL or engine.dirty is not NULL or engine.more_input or engine.has_command:
         return 0
     for index in range(engine.lane_count):
         bb_store_relaxed(&engine.lanes[index].shared.engine_sleeps, 1)
@@ -248,6 +251,8 @@ cdef class EngineThread:
         engine.limits.response_size_bytes_max = settings["response_size_bytes_max"]
         engine.limits.cached_file_size_bytes_max = settings["cached_file_size_bytes_max"]
         engine.limits.zero_copy_size_bytes_min = settings["zero_copy_size_bytes_min"]
+        engine.limits.copied_size_bytes_max = min(engine.limits.zero_copy_size_bytes_min,
+                                                  <uint32_t>COPIED_SIZE_BYTES_MAX)
         engine.limits.access_log_buffer_size_bytes = settings["access_log_buffer_size_bytes"]
         engine.limits.input_size_bytes_max = settings["input_size_bytes_max"]
         engine.limits.idle_timeout_us = <uint64_t>(settings["idle_timeout_s"] * 1e6)
@@ -283,7 +288,7 @@ cdef class EngineThread:
         engine.cache = cache_new(settings["cache_size_bytes"], engine.seed)
         # One response more than the scratch's own bounds need, so that it is never too small for any.
         engine.scratch_size_bytes = max(<uint32_t>SCRATCH_SIZE_BYTES, 4 * (
-            engine.limits.zero_copy_size_bytes_min + engine.limits.head.head_size_bytes + 262144))
+            engine.limits.copied_size_bytes_max + engine.limits.head.head_size_bytes + 262144))
         for index in range(2):
             engine.scratch[index] = <char *>malloc(engine.scratch_size_bytes)
         engine.deferred_blocks = <Deferred **>calloc(BLOCKS_MAX, sizeof(Deferred *))
@@ -376,6 +381,7 @@ cdef class EngineThread:
             return
         if engine.connections is not NULL:
             connections_free(engine)
+        fills_free(engine)
         cache_free(engine.cache)
         files_free(engine)
         log_close(engine)
@@ -481,6 +487,10 @@ cdef class EngineThread:
             os.read(self.reply_bell, 8)
             return self.command_result
 
+    def pretend_cold(self, bint is_cold):
+        """Tests: lets what is read of files be waited for, as if the page cache had nothing."""
+        self.engine.cache.memory.is_cold = is_cold
+
     def set_policy(self, int route, policy):
         """Stores a route's policy (a BatchPolicy as a dict), in effect from the next batch."""
         policy_from_dict(&self.engine.routes[route].policy, policy)
@@ -519,6 +529,7 @@ cdef class EngineThread:
             "cache": cache_stats(engine.cache),
             "sends": {"short": engine.counters.short_sends, "zero_copy": engine.counters.zero_copy_sends,
                       "zero_copy_pending": engine.counters.zero_copy_pending},
+            "fills": {"under_way": engine.fills_under_way},
             "log": {"lines": engine.counters.log_lines, "lines_lost": engine.counters.log_lines_lost},
             "engine": {"loops": engine.counters.loops, "submits": engine.counters.submits,
                        "table_faults": engine.counters.table_faults},

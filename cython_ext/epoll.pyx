@@ -11,6 +11,7 @@ The rules:
 - A connection that is torn down loses its descriptor at once, its record at the turn's end: whoever is working on it
   further up the stack still finds the record, and that it is closed.
 - An event names its connection by index and generation, and one for a connection that is no more is ignored.
+- What must be waited for of a file is read by threads (readers.pyx), which ring the engine's bell.
 - Nothing to do means no system call: epoll_wait sleeps until something happens or the earliest deadline.
 """
 import os
@@ -24,14 +25,17 @@ from batchbridge.cython_ext.accesslog cimport log_flush, log_written
 from batchbridge.cython_ext.connection cimport (
     connection_closed, connection_lost, connection_open, connection_peer, received, received_end)
 from batchbridge.cython_ext.core cimport (
-    CONNECTION_FREE, CONNECTION_LINGERS, CONNECTION_OPEN, IS_EOF, IS_PAUSED, Answer, Connection, Engine)
+    CONNECTION_FREE, CONNECTION_LINGERS, CONNECTION_OPEN, IS_EOF, IS_PAUSED, Answer, Connection, Engine, Fill)
 from batchbridge.cython_ext.engine cimport EngineThread, turn_begin, turn_end, turn_goes_on, turn_wait_us
-from batchbridge.cython_ext.send cimport file_read, send_fell_short, sent
+from batchbridge.cython_ext.output cimport fragment_read, sent
+from batchbridge.cython_ext.readers cimport (
+    Job, Readers, readers_ask, readers_collect, readers_end, readers_free, readers_new)
+from batchbridge.cython_ext.send cimport send_fell_short
 from batchbridge.cython_ext.system cimport (
     AF_INET, AF_INET6, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLERR, EPOLLHUP, EPOLLIN,
     EPOLLOUT, MSG_DONTWAIT, MSG_MORE, MSG_NOSIGNAL, POLLOUT, SHUT_WR, SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, close,
-    epoll_create1, epoll_ctl, epoll_event, epoll_wait, eventfd_read, eventfd_write, ntohs, poll, pollfd, pread, recv,
-    shutdown, sockaddr, sockaddr_in, sockaddr_in6, sockaddr_storage, socket_send, syscall, write)
+    epoll_create1, epoll_ctl, epoll_event, epoll_wait, eventfd_read, eventfd_write, ntohs, poll, pollfd, recv, shutdown,
+    sockaddr, sockaddr_in, sockaddr_in6, sockaddr_storage, socket_send, syscall, write)
 
 from batchbridge.errors import EngineError
 
@@ -46,7 +50,6 @@ cdef enum:
     LISTENERS_MAX = 64
     ACCEPT_PAUSE_US = 100000        # out of descriptors or memory: accept again after this, or when a connection ends
     RECEIVE_SIZE_BYTES = 65536
-    REPORT_ROUNDS = 2               # a piece of a file is read and sent within one turn
     LOG_END_TIMEOUT_MS = 1000       # how long the end waits for a pipe to take the last lines
     WAIT_MS_MAX = 0x7FFFFFFF
     SYS_EPOLL_PWAIT2 = 441          # Linux 5.11; the same number on all architectures
@@ -56,19 +59,13 @@ cdef enum:
     INDEX_LOG = 0xFFFFFFFD
 
 
-cdef enum Report:
-    REPORT_NOTHING = 0
-    REPORT_SENT
-    REPORT_FILE_READ
-
-
 # What the driver knows of a connection: one for each record, in the same order.
 cdef struct Socket:
     Connection *connection
     Socket *next_report
     Socket *next_closing
     uint32_t watched                # events that epoll watches it for
-    uint8_t report                  # Report, with its result
+    uint8_t has_report              # of a send, which is told in the next turn: `result`
     uint8_t is_reported             # it is in the list of reports
     uint8_t is_closing              # it is in the list of those whose record is freed at the turn's end
     uint8_t more
@@ -93,6 +90,8 @@ cdef struct Epoll:
     Socket *sockets
     Socket *reports
     Socket *closing
+    Readers *readers
+    Job *jobs                       # one for each record of a fill, by its index; made when it is first needed
     const char *log_text            # lines that were not yet taken
     uint32_t log_left
     uint32_t log_length
@@ -164,11 +163,11 @@ cdef void driver_send_last(Engine *engine, Connection *connection, const char *d
     driver_tear_down(engine, connection)
 
 
-cdef void report(Engine *engine, Connection *connection, uint8_t what, int64_t result) noexcept nogil:
-    """Lets the loop tell the engine."""
+cdef void report(Engine *engine, Connection *connection, int64_t result) noexcept nogil:
+    """Lets the loop tell the engine what was sent."""
     cdef Epoll *driver = <Epoll *>engine.driver_data
     cdef Socket *socket = socket_of(engine, connection)
-    socket.report = what
+    socket.has_report = 1
     socket.result = result
     if not socket.is_reported:
         socket.is_reported = 1
@@ -177,12 +176,12 @@ cdef void report(Engine *engine, Connection *connection, uint8_t what, int64_t r
 
 
 cdef void driver_send_reported(Engine *engine, Connection *connection, const char *data, uint64_t length, bint more,
-                               Answer *answer) noexcept nogil:
+                               Answer *answer, uint32_t place) noexcept nogil:
     # The kernel copies the bytes, so nobody has to hold the answer for it.
     cdef Socket *socket = socket_of(engine, connection)
     cdef int64_t result = send_now(connection, data, length, MSG_MORE if more else 0)
     if result != -EAGAIN:
-        report(engine, connection, REPORT_SENT, result)
+        report(engine, connection, result)
         return
     socket.data = data
     socket.length = length
@@ -190,18 +189,15 @@ cdef void driver_send_reported(Engine *engine, Connection *connection, const cha
     watch_for(engine, connection, socket.watched | EPOLLOUT)
 
 
-cdef void driver_read_file(Engine *engine, Connection *connection, int file, char *data, uint32_t length,
-                           int64_t offset) noexcept nogil:
-    cdef ssize_t count
-    while True:
-        count = pread(file, data, length, <long>offset)
-        if count >= 0 or errno != EINTR:
-            break
-    report(engine, connection, REPORT_FILE_READ, count if count >= 0 else -errno)
-
-
-cdef void driver_close_file(Engine *engine, int file) noexcept nogil:
-    close(file)
+cdef void driver_read_fragment(Engine *engine, Fill *fill) noexcept nogil:
+    cdef Epoll *driver = <Epoll *>engine.driver_data
+    cdef Job *job = &driver.jobs[fill.index]
+    job.owner = fill
+    job.file = fill.file
+    job.at = fill.reading.at + fill.done
+    job.length = fill.reading.length - fill.done
+    job.offset = fill.reading.offset + fill.done
+    readers_ask(driver.readers, job)
 
 
 cdef void driver_pause(Engine *engine, Connection *connection) noexcept nogil:
@@ -229,7 +225,7 @@ cdef void driver_tear_down(Engine *engine, Connection *connection) noexcept nogi
     if socket.is_closing:
         return
     socket.is_closing = 1
-    socket.report = REPORT_NOTHING
+    socket.has_report = 0
     socket.length = 0
     connection_lost(engine, connection)
     # Closing removes it from epoll only where no other process has the descriptor.
@@ -376,7 +372,7 @@ cdef void send_waiting(Engine *engine, Connection *connection) noexcept nogil:
         if result != -EAGAIN:
             socket.length = 0
             sent(engine, connection, result)
-    elif socket.report == REPORT_NOTHING:
+    elif not socket.has_report:
         watch_for(engine, connection, socket.watched & ~<uint32_t>EPOLLOUT)
 
 
@@ -428,24 +424,30 @@ cdef void handle_events(Engine *engine, Epoll *driver, int count) noexcept nogil
 
 
 cdef void deliver_reports(Engine *engine, Epoll *driver) noexcept nogil:
-    """Tells the engine what was sent and read; what that leads to is told in the next round, or the next turn."""
-    cdef Socket *socket
+    """Tells the engine what was sent and read; what that leads to is told in the next turn."""
+    cdef Socket *socket = driver.reports
     cdef Socket *following
-    cdef uint8_t what
-    cdef int _
-    for _ in range(REPORT_ROUNDS):
-        socket = driver.reports
-        driver.reports = NULL
-        while socket is not NULL:
-            following = socket.next_report
-            what = socket.report
-            socket.is_reported = 0
-            socket.report = REPORT_NOTHING
-            if what == REPORT_SENT:
-                sent(engine, socket.connection, socket.result)
-            elif what == REPORT_FILE_READ:
-                file_read(engine, socket.connection, socket.result)
-            socket = following
+    cdef bint has_report
+    driver.reports = NULL
+    while socket is not NULL:
+        following = socket.next_report
+        has_report = socket.has_report
+        socket.is_reported = 0
+        socket.has_report = 0
+        if has_report:
+            sent(engine, socket.connection, socket.result)
+        socket = following
+    if engine.fills_under_way:
+        deliver_fills(engine, driver)
+
+
+cdef void deliver_fills(Engine *engine, Epoll *driver) noexcept nogil:
+    cdef Job *job = readers_collect(driver.readers)
+    cdef Job *following
+    while job is not NULL:
+        following = job.next
+        fragment_read(engine, <Fill *>job.owner, job.result)
+        job = following
 
 
 # --- the loop --------------------------------------------------------------------------------------------------------
@@ -512,6 +514,9 @@ cdef void end(Engine *engine, Epoll *driver) noexcept nogil:
         if engine.connections[index].state != CONNECTION_FREE:
             driver_tear_down(engine, &engine.connections[index])
     free_closed(engine, driver)
+    readers_end(driver.readers)
+    while engine.fills_under_way:
+        deliver_fills(engine, driver)
     log.fd = engine.log.fd
     log.events = POLLOUT
     while engine.log.used or engine.log.writing:
@@ -527,8 +532,7 @@ cdef void fill_driver(Engine *engine, Epoll *driver) noexcept nogil:
     engine.driver.send = driver_send
     engine.driver.send_last = driver_send_last
     engine.driver.send_reported = driver_send_reported
-    engine.driver.read_file = driver_read_file
-    engine.driver.close_file = driver_close_file
+    engine.driver.read_fragment = driver_read_fragment
     engine.driver.pause = driver_pause
     engine.driver.resume = driver_resume
     engine.driver.finish = driver_finish
@@ -549,7 +553,9 @@ cdef class EpollEngine(EngineThread):
         try:
             # Pages that no connection ever uses are never touched, and cost nothing.
             driver.sockets = <Socket *>calloc(self.engine.limits.connections_max, sizeof(Socket))
-            if driver.sockets is NULL:
+            driver.jobs = <Job *>calloc(self.engine.limits.connections_max, sizeof(Job))
+            driver.readers = readers_new(self.engine.bell)
+            if driver.sockets is NULL or driver.jobs is NULL or driver.readers is NULL:
                 raise MemoryError
             failed = self.prepare(driver)
             if failed:
@@ -564,6 +570,8 @@ cdef class EpollEngine(EngineThread):
             self.engine.driver_data = NULL
             if driver.fd >= 0:
                 close(driver.fd)
+            readers_free(driver.readers)
+            free(driver.jobs)
             free(driver.sockets)
             free(driver)
         return 0

@@ -8,7 +8,7 @@ from batchbridge.cython_ext.core cimport Engine
 
 cdef enum FileResult:
     FILE_OBJECT = 0             # a cached object was made
-    FILE_OPEN = 1               # too large to be cached: open, to be sent from its descriptor
+    FILE_OPEN = 1               # too large to be kept: an object that is a window over its file, for one response
     FILE_DIRECTORY = 2          # a directory asked for without its last "/"
     FILE_LISTING = 3            # a directory without an index file
     FILE_ABSENT = 404
@@ -17,19 +17,20 @@ cdef enum FileResult:
     FILE_FAILED = 500
 
 
-cdef struct File:
-    int fd                      # FILE_OPEN
-    # FILE_OBJECT; FILE_OPEN: its description, with header lines and without payload. The caller's reference.
-    CacheObject *object
-
-
 cdef enum:
     REPRESENTATION_KEY_SIZE_MAX = 8448
 
 # What the decoded path names, in the coding that `ranking` wants most of those that there are. `key` is the path as it
-# was sent, by which the cache will know the object, together with its coding.
+# was sent, by which the cache will know the object, together with its coding. FILE_OBJECT and FILE_OPEN: an object,
+# with a reference of the caller's. A small file has its payload if it could be read at once; otherwise fragments are
+# read when they are needed.
 cdef int file_open(Engine *engine, const char *path, uint32_t path_length, const Ranking *ranking, const char *key,
-                   uint32_t key_length, File *file) noexcept nogil
+                   uint32_t key_length, CacheObject **object) noexcept nogil
+
+# Opens the file of an object not all of whose fragments were read, if it is not open. False: it is not what it was.
+cdef bint file_reopen(Engine *engine, const char *path, uint32_t path_length, CacheObject *object) noexcept nogil
+# Whether the open file of an object is still as it was when the object was made.
+cdef bint file_is_same(CacheObject *object) noexcept nogil
 
 # The key of a file's object in a coding. Returns its length, or 0 where it is longer than a file's path can be.
 cdef uint32_t representation_key(const char *key, uint32_t key_length, int coding, char *out) noexcept nogil

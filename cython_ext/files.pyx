@@ -16,12 +16,13 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset, strlen
 
 from batchbridge.cython_ext.cache cimport (
-    OBJECT_FILE, OBJECT_STALE, OBJECT_VARIES, CacheObject, cache_drop, hash_bytes, object_header, object_new,
-    object_payload)
+    OBJECT_FILE, OBJECT_STALE, OBJECT_VARIES, CacheObject, cache_drop, hash_bytes, object_fragments, object_header,
+    object_new, object_new_fragmented, object_payload)
 from batchbridge.cython_ext.codings cimport (
     CODING_COUNT, CODING_IDENTITY, Ranking, choose_coding, coding_name, coding_suffix)
 from batchbridge.cython_ext.core cimport Engine
 from batchbridge.cython_ext.dates cimport format_http_date
+from batchbridge.cython_ext.fragments cimport FRAGMENTS_MAX, Fragments, fragments_open_file, fragments_whole
 from batchbridge.cython_ext.media cimport MediaType, MediaTypes, media_of, media_prepare
 from batchbridge.cython_ext.watch cimport (
     Watched, Watches, watch_file, watch_is_quiet, watches_free, watches_look, watches_prepare)
@@ -53,8 +54,15 @@ cdef extern from "<fcntl.h>" nogil:
 
 
 cdef extern from "<unistd.h>" nogil:
-    ssize_t pread(int, void *, size_t, long) noexcept
     int close(int) noexcept
+
+
+cdef extern from "<sys/uio.h>" nogil:
+    struct iovec:
+        void *iov_base
+        size_t iov_len
+    ssize_t preadv2(int, const iovec *, int, long, int) noexcept
+    int RWF_NOWAIT
 
 
 cdef extern from "<stdio.h>" nogil:
@@ -66,6 +74,7 @@ cdef enum:
     PATH_SIZE_MAX = 8192
     NS_PER_S = 1000000000
     LINES_SIZE_MAX = 512            # of an object's header lines
+    WINDOW_SLOTS = 32               # fragments of a file too large to be kept that may be on their way at a time
 
 # Two representations never have the same entity tag, not even where they are one file by two names.
 cdef const char *ETAG_SUFFIXES[4]
@@ -234,7 +243,7 @@ cdef uint32_t representation_key(const char *key, uint32_t key_length, int codin
 # --- objects ---------------------------------------------------------------------------------------------------------
 
 cdef int file_open(Engine *engine, const char *path, uint32_t path_length, const Ranking *ranking, const char *key,
-                   uint32_t key_length, File *file) noexcept nogil:
+                   uint32_t key_length, CacheObject **object) noexcept nogil:
     cdef Files *files = <Files *>engine.files
     cdef Representations them
     cdef stat *facts = &them.facts[<int>CODING_IDENTITY]
@@ -246,9 +255,7 @@ cdef int file_open(Engine *engine, const char *path, uint32_t path_length, const
     cdef bint is_directory = path[path_length - 1] == c'/'
     # Before the file is opened: what is changed from now on will be told.
     cdef Watched watched = watch(engine, path, path_length)
-    cdef int result
-    file.fd = -1
-    file.object = NULL
+    object[0] = NULL
     if is_directory:
         fd = open_index(engine, path, path_length, facts, &which)
         if fd == -ENOENT:
@@ -283,12 +290,13 @@ cdef int file_open(Engine *engine, const char *path, uint32_t path_length, const
         else:
             coding = CODING_IDENTITY        # the path is too long, as it was sent
         fd = take_file(&them, coding)
-    result = make_object(engine, fd, &them.facts[coding], kind, coding, them.available, key, key_length, file)
-    if file.object is not NULL:
-        file.object.watched = watched
-        if them.is_linked:
-            file.object.watched.watch = 0
-    return result
+    object[0] = make_object(engine, fd, &them.facts[coding], kind, coding, them.available, key, key_length)
+    if object[0] is NULL:
+        return FILE_BUSY
+    object[0].watched = watched
+    if them.is_linked:
+        object[0].watched.watch = 0
+    return FILE_OBJECT if is_kept(engine, object[0].payload_length) else FILE_OPEN
 
 
 cdef int describe(const stat *facts, const MediaType *kind, int coding, bint is_varied, const char *etag, char *lines,
@@ -308,26 +316,21 @@ cdef int describe(const stat *facts, const MediaType *kind, int coding, bint is_
     return length + snprintf(lines + length, LINES_SIZE_MAX - length, b"Accept-Ranges: bytes\r\n\r\n")
 
 
-cdef int make_object(Engine *engine, int fd, const stat *facts, const MediaType *kind, int coding, uint32_t available,
-                     const char *key, uint32_t key_length, File *file) noexcept nogil:
-    """Describes an open file, and reads it where it is small enough to be cached."""
+cdef CacheObject *make_object(Engine *engine, int fd, const stat *facts, const MediaType *kind, int coding,
+                              uint32_t available, const char *key, uint32_t key_length) noexcept nogil:
+    """An object for an open file, whose descriptor it takes or closes. NULL: there is no memory."""
     cdef char lines[LINES_SIZE_MAX]
     cdef char etag[48]
     cdef int etag_length, first_length = 0, length
-    cdef bint is_small = <uint64_t>facts.st_size <= engine.limits.cached_file_size_bytes_max
     cdef CacheObject *object
-    cdef uint64_t done = 0
-    cdef ssize_t count
     etag_length = snprintf(etag, sizeof(etag), b'"%lx-%lx-%lx%s"', <unsigned long>facts.st_ino,
                            <unsigned long>facts.st_size,
-                           <unsigned long>(facts.st_mtim.tv_sec * 1000000000 + facts.st_mtim.tv_nsec),
+                           <unsigned long>(facts.st_mtim.tv_sec * NS_PER_S + facts.st_mtim.tv_nsec),
                            ETAG_SUFFIXES[coding])
     length = describe(facts, kind, coding, available != 1 << CODING_IDENTITY, etag, lines, &first_length)
-    object = object_new(engine.cache, hash_bytes(key, key_length, engine.seed), key, key_length, <uint32_t>length, 0,
-                        facts.st_size if is_small else 0)
+    object = read_object(engine, fd, <uint64_t>facts.st_size, key, key_length, <uint32_t>length)
     if object is NULL:
-        close(fd)
-        return FILE_BUSY
+        return NULL
     memcpy(object_header(object), lines, length)
     memcpy(object.etag, etag, etag_length)
     object.etag_length = <uint8_t>etag_length
@@ -339,23 +342,43 @@ cdef int make_object(Engine *engine, int fd, const stat *facts, const MediaType 
     object.status = 200
     object.device = facts.st_dev
     object.inode = facts.st_ino
-    object.modified_ns = facts.st_mtim.tv_sec * 1000000000 + facts.st_mtim.tv_nsec
-    object.payload_length = facts.st_size
+    object.modified_ns = facts.st_mtim.tv_sec * NS_PER_S + facts.st_mtim.tv_nsec
     object.checked_us = engine.now_us
-    file.object = object
-    if not is_small:
-        file.fd = fd
-        return FILE_OPEN
-    while done < object.payload_length:
-        count = pread(fd, object_payload(object) + done, object.payload_length - done, <long>done)
-        if count <= 0:          # it shrank while it was read, or the disk failed
+    return object
+
+
+cdef bint is_kept(const Engine *engine, uint64_t size_bytes) noexcept nogil:
+    """Whether a file is read into an object that the cache keeps: not when it is too large, nor while as much as the
+    cache may hold has left it and is still being sent."""
+    return (size_bytes <= engine.limits.cached_file_size_bytes_max
+            and engine.cache.leaving_size_bytes + size_bytes <= engine.cache.size_bytes_max)
+
+
+cdef CacheObject *read_object(Engine *engine, int fd, uint64_t size_bytes, const char *key, uint32_t key_length,
+                              uint32_t header_length) noexcept nogil:
+    """An object with what can be had of a small file at once; with fragments to be read of others. NULL: no memory."""
+    cdef uint64_t hash = hash_bytes(key, key_length, engine.seed)
+    cdef uint32_t slots = FRAGMENTS_MAX if is_kept(engine, size_bytes) else WINDOW_SLOTS
+    cdef CacheObject *object
+    if slots == FRAGMENTS_MAX and size_bytes <= engine.limits.copied_size_bytes_max // 2:
+        object = object_new(engine.cache, hash, key, key_length, header_length, 0, size_bytes)
+        if object is NULL or size_bytes == 0 or (not engine.cache.memory.is_cold
+                                                 and read_at_once(fd, object_payload(object), size_bytes)):
             close(fd)
-            cache_drop(object)
-            file.object = NULL
-            return FILE_FAILED
-        done += <uint64_t>count
-    close(fd)
-    return FILE_OBJECT
+            return object
+        cache_drop(object)          # its bytes must be waited for
+    object = object_new_fragmented(engine.cache, hash, key, key_length, header_length, 0, size_bytes, slots, fd)
+    if object is NULL:
+        close(fd)
+    return object
+
+
+cdef bint read_at_once(int fd, char *out, uint64_t size_bytes) noexcept nogil:
+    """Reads all of a small file, if nothing has to be waited for."""
+    cdef iovec whole
+    whole.iov_base = out
+    whole.iov_len = size_bytes
+    return preadv2(fd, &whole, 1, 0, RWF_NOWAIT) == <ssize_t>size_bytes
 
 
 cdef int64_t object_modified_s(const CacheObject *object) noexcept nogil:
@@ -371,6 +394,48 @@ cdef bint file_is_trusted(Engine *engine, const CacheObject *object) noexcept no
         return True
     watches_look(&files.watches, engine.counters.loops)
     return watch_is_quiet(&files.watches, object.watched)
+
+
+cdef bint is_file_of(const CacheObject *object, const stat *facts) noexcept nogil:
+    return (facts.st_dev == object.device and facts.st_ino == object.inode
+            and <uint64_t>facts.st_size == object.payload_length
+            and facts.st_mtim.tv_sec * NS_PER_S + facts.st_mtim.tv_nsec == object.modified_ns)
+
+
+cdef bint file_is_same(CacheObject *object) noexcept nogil:
+    cdef stat facts
+    return fstat(object_fragments(object).file, &facts) == 0 and is_file_of(object, &facts)
+
+
+cdef int open_coded(Engine *engine, const char *path, uint32_t path_length, int coding, stat *facts) noexcept nogil:
+    """Opens what the path names, or its sibling in a coding. A descriptor, or -errno."""
+    cdef Files *files = <Files *>engine.files
+    cdef const char *name = b""
+    cdef uint32_t which = 0
+    cdef int fd
+    if path[path_length - 1] == c'/':
+        fd = open_index(engine, path, path_length, facts, &which)
+        if fd < 0 or coding == CODING_IDENTITY:
+            return fd
+        close(fd)
+        name = files.index_names[which]
+    return open_path(engine, path, path_length, name, coding_suffix(coding), O_RDONLY, facts)
+
+
+cdef bint file_reopen(Engine *engine, const char *path, uint32_t path_length, CacheObject *object) noexcept nogil:
+    cdef Fragments *fragments = object_fragments(object)
+    cdef stat facts
+    cdef int fd
+    if fragments is NULL or fragments.file >= 0 or fragments_whole(fragments):
+        return True
+    fd = open_coded(engine, path, path_length, object.codings >> 4, &facts)
+    if fd < 0:
+        return False
+    if not S_ISREG(facts.st_mode) or not is_file_of(object, &facts):
+        close(fd)
+        return False
+    fragments_open_file(fragments, fd)
+    return True
 
 
 cdef int files_watch_fd(const Engine *engine) noexcept nogil:
@@ -404,9 +469,7 @@ cdef bint file_unchanged(Engine *engine, const char *path, uint32_t path_length,
     if them.available != <uint32_t>(object.codings & 15):
         return False
     facts = &them.facts[object.codings >> 4]
-    if (facts.st_dev != object.device or facts.st_ino != object.inode
-            or <uint64_t>facts.st_size != object.payload_length
-            or facts.st_mtim.tv_sec * NS_PER_S + facts.st_mtim.tv_nsec != object.modified_ns):
+    if not is_file_of(object, facts):
         return False
     object.checked_us = engine.now_us
     object.watched = watched

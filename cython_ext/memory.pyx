@@ -25,10 +25,11 @@ from batchbridge.cython_ext.accesslog cimport log_flush, log_written
 from batchbridge.cython_ext.connection cimport (
     connection_closed, connection_lost, connection_open, connection_peer, received, received_end)
 from batchbridge.cython_ext.core cimport (
-    CONNECTION_LINGERS, IS_CLOSING, IS_EOF, IS_PAUSED, Answer, Connection, Engine)
+    CONNECTION_LINGERS, IS_CLOSING, IS_EOF, IS_PAUSED, Answer, Connection, Engine, Fill)
 from batchbridge.cython_ext.engine cimport EngineThread, turn_begin, turn_end, turn_wait_us
-from batchbridge.cython_ext.send cimport file_read, send_fell_short, sent
-from batchbridge.cython_ext.system cimport POLLIN, close, eventfd_read, eventfd_write, poll, pollfd, pread, write
+from batchbridge.cython_ext.output cimport fragment_read, sent
+from batchbridge.cython_ext.send cimport send_fell_short
+from batchbridge.cython_ext.system cimport POLLIN, eventfd_read, eventfd_write, poll, pollfd, pread, write
 
 
 cdef enum:
@@ -43,7 +44,6 @@ cdef enum Pending:
     PENDING_SEND_LAST
     PENDING_FINISH
     PENDING_SEND_REPORTED
-    PENDING_READ_FILE
 
 
 # A client, as its socket's other end sees it. Lives as long as its MemoryClient, whatever becomes of the connection.
@@ -61,15 +61,16 @@ cdef struct Client:
     uint8_t more
     const char *data
     uint64_t length
-    char *target
-    int file
-    int64_t offset
     uint64_t sends                      # calls of the driver that sent anything, or tried to
 
 
 cdef struct Memory:
     Client **clients                    # by the connection's index; NULL: none
+    Fill *fills                         # to be read in the next turn
+    uint64_t fills_waiting
+    int fail_read_errno                 # of the next reading; 0: none
     uint8_t late_sends
+    uint8_t slow_disk
 
 
 cdef Client *client_of(const Engine *engine, const Connection *connection) noexcept nogil:
@@ -155,7 +156,7 @@ cdef void driver_finish(Engine *engine, Connection *connection, const char *data
 
 
 cdef void driver_send_reported(Engine *engine, Connection *connection, const char *data, uint64_t length, bint more,
-                               Answer *answer) noexcept nogil:
+                               Answer *answer, uint32_t place) noexcept nogil:
     cdef Client *client = client_of(engine, connection)
     client.pending = PENDING_SEND_REPORTED
     client.data = data
@@ -163,18 +164,11 @@ cdef void driver_send_reported(Engine *engine, Connection *connection, const cha
     client.more = more
 
 
-cdef void driver_read_file(Engine *engine, Connection *connection, int file, char *data, uint32_t length,
-                           int64_t offset) noexcept nogil:
-    cdef Client *client = client_of(engine, connection)
-    client.pending = PENDING_READ_FILE
-    client.file = file
-    client.target = data
-    client.length = length
-    client.offset = offset
-
-
-cdef void driver_close_file(Engine *engine, int file) noexcept nogil:
-    close(file)
+cdef void driver_read_fragment(Engine *engine, Fill *fill) noexcept nogil:
+    cdef Memory *memory = <Memory *>engine.driver_data
+    fill.next = memory.fills
+    memory.fills = fill
+    memory.fills_waiting += 1
 
 
 cdef void driver_pause(Engine *engine, Connection *connection) noexcept nogil:
@@ -223,7 +217,6 @@ cdef bint is_waiting(const Client *client) noexcept nogil:
 cdef void carry_out_pending(Engine *engine, Client *client) noexcept nogil:
     cdef Connection *connection = client.connection
     cdef int what = client.pending
-    cdef int64_t result
     if is_waiting(client):
         return
     client.pending = PENDING_NOTHING
@@ -232,9 +225,26 @@ cdef void carry_out_pending(Engine *engine, Client *client) noexcept nogil:
         send_scratch(engine, connection, what, client.data, <uint32_t>client.length)
     elif what == PENDING_SEND_REPORTED:
         sent(engine, connection, take(client, client.data, client.length))
-    elif what == PENDING_READ_FILE:
-        result = pread(client.file, client.target, client.length, <long>client.offset)
-        file_read(engine, connection, result if result >= 0 else -errno)
+
+
+cdef void carry_out_fills(Engine *engine, Memory *memory, int error) noexcept nogil:
+    """Reads what was to be read when the turn began, or lets it fail."""
+    cdef Fill *fill = memory.fills
+    cdef Fill *following
+    cdef int64_t result
+    memory.fills = NULL
+    memory.fills_waiting = 0
+    while fill is not NULL:
+        following = fill.next
+        result = -(error if error else memory.fail_read_errno)
+        memory.fail_read_errno = 0
+        if result == 0:
+            result = pread(fill.file, fill.reading.at + fill.done, fill.reading.length - fill.done,
+                           <long>(fill.reading.offset + fill.done))
+            if result < 0:
+                result = -errno
+        fragment_read(engine, fill, result)
+        fill = following
 
 
 cdef void receive_copy(Engine *engine, Connection *connection, const char *data, uint32_t length) noexcept nogil:
@@ -299,8 +309,7 @@ cdef class MemoryEngine(EngineThread):
         engine.driver.send = driver_send
         engine.driver.send_last = driver_send_last
         engine.driver.send_reported = driver_send_reported
-        engine.driver.read_file = driver_read_file
-        engine.driver.close_file = driver_close_file
+        engine.driver.read_fragment = driver_read_fragment
         engine.driver.pause = driver_pause
         engine.driver.resume = driver_resume
         engine.driver.finish = driver_finish
@@ -398,6 +407,24 @@ cdef class MemoryEngine(EngineThread):
         """Lets the next send to a client fail with an errno."""
         self.client(number).client.fail_errno = error
 
+    def fail_next_read(self, int error):
+        """Lets the next reading that is waited for fail with an errno."""
+        self.memory.fail_read_errno = error
+
+    @property
+    def slow_disk(self):
+        """While it is set, what must be waited for is not read."""
+        return self.memory.slow_disk != 0
+
+    @slow_disk.setter
+    def slow_disk(self, is_slow):
+        self.memory.slow_disk = bool(is_slow)
+
+    @property
+    def reads_waiting(self):
+        """How many readings the next turn carries out, unless the disk is slow."""
+        return self.memory.fills_waiting
+
     @property
     def late_sends(self):
         """Whether sends of the scratch are carried out one turn later, as io_uring's are."""
@@ -428,6 +455,8 @@ cdef class MemoryEngine(EngineThread):
         for client in list(self.living.values()):
             if client.client.pending != PENDING_NOTHING:
                 carry_out_pending(engine, client.client)
+        if not self.memory.slow_disk:
+            carry_out_fills(engine, &self.memory, 0)
         for client in list(self.living.values()):
             self.receive(client)
         engine.more_input = more_input
@@ -460,6 +489,8 @@ cdef class MemoryEngine(EngineThread):
     cdef bint is_busy(self):
         cdef MemoryClient client
         if self.engine.held is not NULL or self.engine.dirty is not NULL:
+            return True
+        if self.memory.fills is not NULL and not self.memory.slow_disk:
             return True
         for client in self.living.values():
             if client.is_receiving() or client.client.is_closing or (
@@ -503,4 +534,6 @@ cdef class MemoryEngine(EngineThread):
         for client in self.living.values():
             driver_tear_down(self.engine, client.client.connection)
         self.free_closed()
+        while self.memory.fills is not NULL:
+            carry_out_fills(self.engine, &self.memory, errors.ECANCELED)
         log_flush(self.engine)

@@ -19,7 +19,7 @@ from batchbridge.cython_ext.answer cimport (
     answer_count, answer_end, answer_join, answer_leave, answer_purged, answer_render)
 from batchbridge.cython_ext.cache cimport (
     OBJECT_FILE, OBJECT_STALE, OBJECT_UNLINKED, Cache, CacheObject, cache_drop, cache_hold, cache_mark_visited,
-    cache_usable)
+    cache_usable, object_whole)
 from batchbridge.cython_ext.connection cimport received, received_known
 from batchbridge.cython_ext.core cimport Connection, Engine, Request
 from batchbridge.cython_ext.files cimport file_is_trusted
@@ -49,7 +49,8 @@ cdef bint may_be_published(const Engine *engine, const Connection *connection, c
     cdef const Head *head = request.head
     return (head.method == METHOD_GET and head.version_minor == 1 and head.flags & HEAD_KEEP_ALIVE
             and not head.flags & UNSUITED and request.object.status == 200
-            and request.object.payload_length < engine.limits.zero_copy_size_bytes_min // 2
+            and request.object.payload_length < engine.limits.copied_size_bytes_max // 2
+            and object_whole(request.object)
             and BB_IMAGE_SIZE_BYTES_MIN <= head.head_length <= BB_IMAGE_SIZE_BYTES_MAX - 32
             and connection.published < PUBLISHED_BY_CONNECTION_MAX)
 

@@ -14,7 +14,7 @@ from batchbridge.cython_ext.accesslog cimport log_line
 from batchbridge.cython_ext.bridge cimport COMPLETION_PUBLIC, RESPONSE_HEAD_ROOM_BYTES, Completion, completion_text
 from batchbridge.cython_ext.cache cimport (
     OBJECT_FILE, OBJECT_PUBLIC, OBJECT_VARIES, CacheObject, cache_drop, cache_hold, cache_insert, hash_bytes,
-    object_header, object_new, object_payload, object_tags)
+    object_copy_in, object_header, object_new, object_new_fragmented, object_tags)
 from batchbridge.cython_ext.conditional cimport (
     VERDICT_NOT_MODIFIED, VERDICT_RANGE, VERDICT_RANGES, VERDICT_SEND, VERDICT_UNSATISFIABLE, Validators, evaluate)
 from batchbridge.cython_ext.core cimport (
@@ -23,13 +23,16 @@ from batchbridge.cython_ext.core cimport (
 from batchbridge.cython_ext.dates cimport parse_http_date
 from batchbridge.cython_ext.defer cimport request_key
 from batchbridge.cython_ext.files cimport object_modified_s
-from batchbridge.cython_ext.multipart cimport multipart_new
+from batchbridge.cython_ext.fills cimport FILL_DONE, FILL_FAILED, object_ready
+from batchbridge.cython_ext.fragments cimport FRAGMENTS_MAX
+from batchbridge.cython_ext.multipart cimport multipart_free, multipart_new
 from batchbridge.cython_ext.octets cimport is_space, same_word
+from batchbridge.cython_ext.output cimport answer_drop, answer_new
 from batchbridge.cython_ext.parse cimport (
     HEAD_CONDITIONAL, HEAD_CREDENTIALS, HEAD_KEEP_ALIVE, HEAD_RANGE, HEADER_REFERER, HEADER_USER_AGENT, METHOD_GET,
     METHOD_HEAD, Head, request_line_length)
 from batchbridge.cython_ext.ranges cimport Ranges
-from batchbridge.cython_ext.send cimport Response, answer_drop, answer_new, respond
+from batchbridge.cython_ext.send cimport Response, respond
 from batchbridge.cython_ext.states cimport EVENT_OWED, EVENT_SENT
 
 
@@ -47,7 +50,6 @@ cdef enum:
 cdef void describe(const Request *request, Response *response) noexcept nogil:
     """What a response takes from its request."""
     memset(response, 0, sizeof(Response))
-    response.file = -1
     response.content_length = -1
     if request.deferred is not NULL:
         response.version_minor = request.deferred.version_minor
@@ -65,7 +67,7 @@ cdef void describe_object(Engine *engine, Request *request, Response *response) 
     response.status = object.status
     response.headers = object_header(object)
     response.headers_length = object.header_length
-    response.body = object_payload(object)
+    response.object = object
     response.body_length = object.payload_length
     response.extra = engine.lines
     if not object.flags & OBJECT_FILE:
@@ -102,8 +104,7 @@ cdef void judge_object(Engine *engine, Request *request, Response *response) noe
             response.needs_empty_line = 1
     elif verdict == VERDICT_RANGE:
         response.status = 206
-        response.body += ranges.items[0].first
-        response.file_offset = <int64_t>ranges.items[0].first
+        response.object_position = ranges.items[0].first
         response.body_length = ranges.items[0].last - ranges.items[0].first + 1
         response.extra_length += <uint32_t>snprintf(
             engine.lines + response.extra_length, 96, b"Content-Range: bytes %llu-%llu/%llu\r\n",
@@ -211,23 +212,15 @@ cdef int send_response(void *engine_data, void *connection_data, void *request_d
     cdef Response response
     cdef Answer *answer = NULL
     if connection.owed and request.deferred is NULL:
-        # It is derived anew when nothing before it is owed any more.
-        if request.file >= 0:
-            engine.driver.close_file(engine, request.file)
-        return EVENT_OWED
+        return EVENT_OWED       # it is derived anew when nothing before it is owed any more
     describe(request, &response)
     if engine.draining and connection.owed <= 1:
         response.keep_alive = 0
-    if request.object is not NULL:
-        describe_object(engine, request, &response)
+    if request.object is not NULL and has_bytes(engine, request, &response):
         if response.status >= 400 and request.object.status < 400:             # 412, 416
             request.outcome = outcome_of(response.status)
-        if request.file >= 0:
-            response.file = request.file
-            if response.body_length == 0 or response.head_only:
-                engine.driver.close_file(engine, request.file)
-                response.file = -1
-        elif response.headers_length + response.body_length > engine.limits.zero_copy_size_bytes_min // 4:
+        if response.is_absent or (
+                response.headers_length + response.body_length > engine.limits.copied_size_bytes_max // 4):
             # It may become an Output: with the engine's own lines, from less than the limit on.
             answer = hold_object(engine, request.object)
             response.answer = answer
@@ -248,6 +241,36 @@ cdef int send_response(void *engine_data, void *connection_data, void *request_d
     log_response(engine, connection, request, &response)
     engine.counters.outcomes[request.outcome] += 1
     return EVENT_SENT
+
+
+cdef bint has_bytes(Engine *engine, Request *request, Response *response) noexcept nogil:
+    """Describes an object, and reads what is needed of it and can be had at once. False: its file failed, or is no
+    longer what it was opened as, and the response is an error instead."""
+    cdef uint8_t keep_alive = response.keep_alive
+    cdef int result
+    describe_object(engine, request, response)
+    if response.head_only or response.body_length == 0:
+        return True
+    result = parts_ready(engine, request.object, response)
+    response.is_absent = result != FILL_DONE
+    if result != FILL_FAILED:
+        return True
+    multipart_free(response.parts)
+    describe(request, response)
+    response.keep_alive = keep_alive
+    request.status = 500
+    return False
+
+
+cdef int parts_ready(Engine *engine, CacheObject *object, const Response *response) noexcept nogil:
+    cdef uint32_t index
+    cdef int result = FILL_DONE
+    if response.parts is NULL:
+        return object_ready(engine, object, response.object_position, response.body_length)
+    for index in range(response.parts.count):
+        result = min(result, object_ready(engine, object, response.parts.parts[index].first,
+                                          response.parts.parts[index].length))
+    return result
 
 
 cdef int outcome_of(int status) noexcept nogil:
@@ -378,12 +401,19 @@ cdef void keep_answer(Engine *engine, Request *request) noexcept nogil:
     length = request_key(engine, &asked, key, KEY_SIZE_MAX)
     if length == 0:
         return
-    object = object_new(engine.cache, hash_bytes(key, length, engine.seed), key, length, completion.headers_length,
-                        completion.tags_length, completion.body_length)
+    if completion.body_length <= engine.limits.copied_size_bytes_max // 2:
+        object = object_new(engine.cache, hash_bytes(key, length, engine.seed), key, length,
+                            completion.headers_length, completion.tags_length, completion.body_length)
+    else:
+        object = object_new_fragmented(engine.cache, hash_bytes(key, length, engine.seed), key, length,
+                                       completion.headers_length, completion.tags_length, completion.body_length,
+                                       FRAGMENTS_MAX, -1)
     if object is NULL:
         return
     memcpy(object_header(object), text, completion.headers_length)
-    memcpy(object_payload(object), text + completion.headers_length, completion.body_length)
+    if object_copy_in(object, text + completion.headers_length) < 0:
+        cache_drop(object)
+        return
     memcpy(object_tags(object), text + completion.headers_length + completion.body_length, completion.tags_length)
     object.status = completion.status
     note_validators(engine, object)

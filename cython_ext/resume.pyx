@@ -17,7 +17,6 @@ cdef void answer_owed(Engine *engine, Connection *connection) noexcept nogil:
             and can_respond(engine, connection)):
         deferred = connection.first
         memset(&request, 0, sizeof(Request))
-        request.file = -1
         request.route = deferred.route
         request.deferred = deferred
         request.answer = deferred.answer
@@ -38,7 +37,6 @@ cdef void respond_status(Engine *engine, Connection *connection, int status) noe
     cdef Request request
     memset(&request, 0, sizeof(Request))
     request.head = &request.head_storage
-    request.file = -1
     request.route = NO_ROUTE
     request.data = b""
     request.status = status

@@ -59,6 +59,9 @@ cdef extern from "<liburing.h>" nogil:
     int io_uring_register_ring_fd(io_uring *) noexcept
     int io_uring_register_files_sparse(io_uring *, unsigned int) noexcept
     int io_uring_register_buffers(io_uring *, const iovec *, unsigned int) noexcept
+    int io_uring_register_buffers_sparse(io_uring *, unsigned int) noexcept
+    int io_uring_register_buffers_update_tag(io_uring *, unsigned int, const iovec *, const void *,
+                                             unsigned int) noexcept
     int io_uring_register_buf_ring(io_uring *, io_uring_buf_reg *, unsigned int) noexcept
     void io_uring_buf_ring_init(io_uring_buf_ring *) noexcept
     void io_uring_buf_ring_add(io_uring_buf_ring *, void *, unsigned int, unsigned short, int, int) noexcept
@@ -120,6 +123,11 @@ cdef void ring_close(Ring *ring) noexcept nogil
 cdef int ring_provide(Ring *ring, uint32_t count, uint32_t size_bytes) noexcept nogil
 cdef void ring_give_back(Ring *ring, uint32_t buffer) noexcept nogil       # until ring_show_buffers, unseen
 cdef void ring_show_buffers(Ring *ring) noexcept nogil
+
+# Makes a table for so many fixed buffers, all of them empty; and puts one in, or (NULL) takes it out: the kernel lets
+# go of it when nothing is sent from it any more. 0 or -errno: ENOMEM where the limit of locked memory is reached.
+cdef int ring_buffers(Ring *ring, uint32_t count) noexcept nogil
+cdef int ring_set_buffer(Ring *ring, uint32_t number, void *at, uint64_t size_bytes) noexcept nogil
 
 # A free submission entry, zeroed; submits what there is when the queue is full. Never NULL.
 cdef io_uring_sqe *ring_entry(Ring *ring) noexcept nogil

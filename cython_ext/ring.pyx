@@ -97,6 +97,19 @@ cdef void ring_show_buffers(Ring *ring) noexcept nogil:
         ring.given_back = 0
 
 
+cdef int ring_buffers(Ring *ring, uint32_t count) noexcept nogil:
+    return io_uring_register_buffers_sparse(&ring.uring, count) if count else 0
+
+
+cdef int ring_set_buffer(Ring *ring, uint32_t number, void *at, uint64_t size_bytes) noexcept nogil:
+    cdef iovec buffer
+    cdef int result
+    buffer.iov_base = at
+    buffer.iov_len = size_bytes
+    result = io_uring_register_buffers_update_tag(&ring.uring, number, &buffer, NULL, 1)
+    return 0 if result == 1 else min(result, -1)
+
+
 cdef io_uring_sqe *ring_entry(Ring *ring) noexcept nogil:
     cdef io_uring_sqe *entry = io_uring_get_sqe(&ring.uring)
     while entry is NULL:

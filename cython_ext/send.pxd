@@ -11,13 +11,6 @@ from batchbridge.cython_ext.core cimport Answer, Connection, Deferred, Engine, R
 from batchbridge.cython_ext.multipart cimport Multipart
 
 
-# --- answers ---------------------------------------------------------------------------------------------------------
-
-cdef Answer *answer_new(Engine *engine, int kind) noexcept nogil    # one reference; NULL: no memory
-cdef Answer *answer_at(Engine *engine, uint32_t index) noexcept nogil
-cdef void answer_hold(Answer *answer) noexcept nogil
-cdef void answer_drop(Engine *engine, Answer *answer) noexcept nogil
-
 cdef inline char *put(char *at, const char *text, uint32_t length) noexcept nogil:
     if length:                  # memcpy wants two pointers even for nothing
         memcpy(at, text, length)
@@ -41,15 +34,16 @@ cdef struct Response:
     uint64_t body_length
     Answer *answer                  # what `headers` and `body` belong to; NULL: copy them now
     uint32_t room_before            # free bytes before `headers`, where the engine's own lines may be written
-    int file                        # the body is a file's bytes [file_offset, + body_length) instead; else -1
-    int64_t file_offset
-    Multipart *parts                # the body is these parts of `body`, or of all of the file; NULL: it is in one
+    CacheObject *object             # the body is a part of its payload instead, from object_position on; or NULL
+    uint64_t object_position
+    uint8_t is_absent               # not all of that part is in memory
+    Multipart *parts                # the body is these parts of the object; NULL: it is in one
 
 # Whether another response can be taken in this loop: the scratch has room, the connection is not writing.
 cdef bint can_respond(const Engine *engine, const Connection *connection) noexcept nogil
 
-# Takes a response. The caller has seen can_respond, keeps its own reference to `answer`, and gives `file` and `parts`
-# away.
+# Takes a response. The caller has seen can_respond, keeps its own reference to `answer`, and gives `parts` away. An
+# object whose payload is too long to be copied, or not all there, needs an answer.
 cdef void respond(Engine *engine, Connection *connection, const Response *response) noexcept nogil
 
 # The bytes of a response, for somebody else to send: how many there are at most; how many were written to `out`.
@@ -68,16 +62,3 @@ cdef void flush(Engine *engine, Connection *connection) noexcept nogil
 cdef void send_fell_short(Engine *engine, Connection *connection, int64_t result) noexcept nogil
 # Of a response that somebody else could not send whole: the rest of it, before anything else leaves.
 cdef void send_owed(Engine *engine, Connection *connection, const char *rest, uint32_t length) noexcept nogil
-cdef void sent(Engine *engine, Connection *connection, int64_t result) noexcept nogil
-cdef void file_read(Engine *engine, Connection *connection, int64_t result) noexcept nogil
-
-cdef void output_free(Engine *engine, Connection *connection) noexcept nogil
-
-# --- marks -----------------------------------------------------------------------------------------------------------
-
-# The connection is flushed at the loop's end.
-cdef void mark_dirty(Engine *engine, Connection *connection) noexcept nogil
-# The connection's input is looked at again, in this loop or the next.
-cdef void mark_held(Engine *engine, Connection *connection) noexcept nogil
-# The connection ends (tear_down) unless something happens before.
-cdef void set_deadline(Engine *engine, Connection *connection, uint64_t timeout_us) noexcept nogil

@@ -23,23 +23,28 @@ from libc.stdlib cimport calloc, free
 
 from batchbridge.cython_ext.accesslog cimport log_flush, log_written
 from batchbridge.cython_ext.answer cimport answer_begin, answer_distrust, answer_part, answer_turn
+from batchbridge.cython_ext.arena cimport NO_CHUNK, Arena, arena_registered_chunk
 from batchbridge.cython_ext.bridge cimport RESPONSE_BLOCK_SIZE_BYTES
 from batchbridge.cython_ext.connection cimport (
     connection_closed, connection_lost, connection_open, connection_peer, received, received_end)
 from batchbridge.cython_ext.core cimport (
-    ANSWER_LANE, CONNECTION_CLOSES, CONNECTION_FREE, CONNECTION_OPEN, IS_CLOSING, IS_FINISHING, IS_PAUSED, IS_RECEIVING,
-    LANES_MAX, Answer, Connection, Engine)
+    ANSWER_LANE, ANSWER_OBJECT, CONNECTION_CLOSES, CONNECTION_FREE, CONNECTION_OPEN, IS_CLOSING, IS_FINISHING,
+    IS_PAUSED, IS_RECEIVING, Answer, Connection, Engine, Fill)
 from batchbridge.cython_ext.engine cimport EngineThread, turn_begin, turn_end, turn_goes_on, turn_wait_us
+from batchbridge.cython_ext.cache cimport object_fragments
 from batchbridge.cython_ext.files cimport files_watch_fd
+from batchbridge.cython_ext.fills cimport fill_at
+from batchbridge.cython_ext.fragments cimport Fragments, fragment_at, fragment_pin
 from batchbridge.cython_ext.kernel cimport (
     tier_consume, tier_cookie_known, tier_has_news, tier_has_records, tier_left, tier_pause, tier_resume,
     tier_sleeps, tier_woke)
+from batchbridge.cython_ext.output cimport (
+    answer_at, answer_drop, answer_hold, answer_let_go, fragment_read, mark_dirty, sent)
 from batchbridge.cython_ext.polled cimport (
     PolledSockets, polled_arm, polled_rang, polled_remove, polled_settle, polled_woke)
 from batchbridge.cython_ext.publish cimport publish_end
 from batchbridge.cython_ext.ring cimport *
-from batchbridge.cython_ext.send cimport (
-    answer_at, answer_drop, answer_hold, file_read, mark_dirty, send_fell_short, sent)
+from batchbridge.cython_ext.send cimport send_fell_short
 from batchbridge.cython_ext.tier cimport Tier
 
 from batchbridge.errors import EngineError
@@ -97,7 +102,6 @@ cdef enum Operation:
     OPERATION_SEND
     OPERATION_SEND_REPORTED
     OPERATION_SEND_ZERO_COPY
-    OPERATION_READ
     OPERATION_CLOSE
     OPERATION_FINISH
     OPERATION_CANCEL
@@ -106,7 +110,8 @@ cdef enum Operation:
     OPERATION_TIMER
     OPERATION_RECORDS
     OPERATION_FILES
-    OPERATION_CLOSE_FILE
+    OPERATION_FILL
+    OPERATION_UNSEEN                # whose completion tells nothing
     OPERATION_POLLED
 
 
@@ -123,7 +128,9 @@ cdef struct Uring:
     uint8_t is_watching             # a change of a file wakes this thread
     uint8_t is_direct               # connections are slots; the kernel has socket commands, which tell their peers
     uint32_t slot_flag              # IOSQE_FIXED_FILE, or 0
-    uint8_t lanes_registered        # the arenas are fixed buffers, by the lane's number
+    uint8_t has_buffers             # a table of fixed buffers: the lanes' arenas by their numbers, then chunks
+    uint8_t lanes_registered
+    uint32_t first_chunk            # its first chunk's place there
     char *peer_names                # PEER_NAME_SIZE_BYTES for each connection
     const char *log_text
     uint32_t log_left
@@ -253,20 +260,25 @@ cdef void driver_send_last(Engine *engine, Connection *connection, const char *d
 
 
 cdef void driver_send_reported(Engine *engine, Connection *connection, const char *data, uint64_t length, bint more,
-                               Answer *answer) noexcept nogil:
+                               Answer *answer, uint32_t place) noexcept nogil:
     cdef Uring *driver = driver_of(engine)
     cdef io_uring_sqe *entry = ring_entry(&driver.ring)
     cdef int flags = MSG_NOSIGNAL | MSG_MORE if more else MSG_NOSIGNAL
+    cdef int buffer = fixed_buffer(engine, answer, data, length)
+    cdef Fragments *fragments
     connection.operations += 1
-    if answer is NULL or answer.kind != ANSWER_LANE or not driver.lanes_registered:
+    if buffer < 0:
         io_uring_prep_send(entry, connection.fd, data, length, flags)
         name_entry(entry, OPERATION_SEND_REPORTED, connection, driver.slot_flag)
         return
     io_uring_prep_send_zc(entry, connection.fd, data, length, flags, 0)
     entry.ioprio |= <uint16_t>IORING_RECVSEND_FIXED_BUF
-    entry.buf_index = lane_number(engine, answer)
+    entry.buf_index = <uint16_t>buffer
     entry.flags |= <uint8_t>driver.slot_flag
-    entry.user_data = zero_copy_tag(answer)
+    entry.user_data = zero_copy_tag(answer, place)
+    if answer.kind == ANSWER_OBJECT:
+        fragments = object_fragments(answer.object)
+        fragment_pin(fragments, fragment_at(fragments, place))
     answer.connection_index = connection.index
     answer.connection_generation = connection.generation
     answer_hold(answer)
@@ -274,30 +286,42 @@ cdef void driver_send_reported(Engine *engine, Connection *connection, const cha
     engine.counters.zero_copy_pending += 1
 
 
-cdef uint64_t zero_copy_tag(const Answer *answer) noexcept nogil:
-    return (<uint64_t>OPERATION_SEND_ZERO_COPY << 56) | answer.index
+cdef uint64_t zero_copy_tag(const Answer *answer, uint32_t place) noexcept nogil:
+    return (<uint64_t>OPERATION_SEND_ZERO_COPY << 56) | (<uint64_t>place << 32) | answer.index
 
 
-cdef uint16_t lane_number(const Engine *engine, const Answer *answer) noexcept nogil:
-    cdef uint16_t number = 0
-    while engine.lanes[number] is not answer.lane:
-        number += 1
-    return number
+cdef int fixed_buffer(const Engine *engine, const Answer *answer, const char *data, uint64_t length) noexcept nogil:
+    """The number of the fixed buffer that bytes are to be sent from without a copy; -1: they are to be copied."""
+    cdef const Uring *driver = driver_of(engine)
+    cdef uint32_t number = 0
+    if answer is NULL:
+        return -1
+    # What is sent at a time counts, and not the response: an object's last fragment may be short.
+    if length < engine.limits.zero_copy_size_bytes_min:
+        return -1
+    if answer.kind == ANSWER_LANE:
+        while engine.lanes[number] is not answer.lane:
+            number += 1
+        return <int>number if driver.lanes_registered else -1
+    number = arena_registered_chunk(&engine.cache.memory.arena, data)
+    return -1 if number == <uint32_t>NO_CHUNK else <int>(driver.first_chunk + number)
 
 
-cdef void driver_read_file(Engine *engine, Connection *connection, int file, char *out, uint32_t length,
-                           int64_t offset) noexcept nogil:
+cdef bint on_chunk_opened(void *context, uint32_t chunk, char *at, uint64_t size_bytes) noexcept nogil:
+    cdef Uring *driver = <Uring *>context
+    return ring_set_buffer(&driver.ring, driver.first_chunk + chunk, at, size_bytes) == 0
+
+
+cdef void on_chunk_closing(void *context, uint32_t chunk) noexcept nogil:
+    cdef Uring *driver = <Uring *>context
+    ring_set_buffer(&driver.ring, driver.first_chunk + chunk, NULL, 0)
+
+
+cdef void driver_read_fragment(Engine *engine, Fill *fill) noexcept nogil:
     cdef io_uring_sqe *entry = ring_entry(&driver_of(engine).ring)
-    io_uring_prep_read(entry, file, out, length, <uint64_t>offset)
-    name_entry(entry, OPERATION_READ, connection, 0)
-    connection.operations += 1
-
-
-cdef void driver_close_file(Engine *engine, int file) noexcept nogil:
-    cdef io_uring_sqe *entry = ring_entry(&driver_of(engine).ring)
-    io_uring_prep_close(entry, file)
-    entry.flags |= <uint8_t>IOSQE_CQE_SKIP_SUCCESS
-    entry.user_data = <uint64_t>OPERATION_CLOSE_FILE << 56
+    io_uring_prep_read(entry, fill.file, fill.reading.at + fill.done, fill.reading.length - fill.done,
+                       fill.reading.offset + fill.done)
+    entry.user_data = (<uint64_t>OPERATION_FILL << 56) | fill.index
 
 
 cdef void driver_pause(Engine *engine, Connection *connection) noexcept nogil:
@@ -347,9 +371,9 @@ cdef void abort(Engine *engine, Connection *connection) noexcept nogil:
         cancel(driver, connection, OPERATION_RECEIVE, 0)
     if connection.output is not NULL:
         cancel(driver, connection, OPERATION_SEND_REPORTED, 0)
-        if connection.output.zero_copy:
+        if connection.output.zero_copy or connection.output.is_pinned:
             entry = ring_entry(&driver.ring)
-            io_uring_prep_cancel64(entry, zero_copy_tag(connection.output.answer), 0)
+            io_uring_prep_cancel64(entry, zero_copy_tag(connection.output.answer, connection.output.place), 0)
             name_entry(entry, OPERATION_CANCEL, connection, IOSQE_CQE_SKIP_SUCCESS)
     # A shutdown is carried out by a thread of the kernel's, which looks only then whose descriptor it is.
     if not connection.flags & IS_FINISHING:
@@ -423,7 +447,7 @@ cdef void close_unserved(Uring *driver, int fd) noexcept nogil:
     cdef io_uring_sqe *entry = ring_entry(&driver.ring)
     prepare_close(driver, entry, fd)
     entry.flags |= <uint8_t>IOSQE_CQE_SKIP_SUCCESS
-    entry.user_data = <uint64_t>OPERATION_CLOSE_FILE << 56
+    entry.user_data = <uint64_t>OPERATION_UNSEEN << 56
 
 
 cdef char *peer_name(const Uring *driver, const Connection *connection) noexcept nogil:
@@ -469,22 +493,19 @@ cdef void on_receive(Engine *engine, Connection *connection, int result, uint32_
         driver_tear_down(engine, connection)
 
 
-cdef void on_zero_copy(Engine *engine, uint32_t index, int result, uint32_t flags) noexcept nogil:
+cdef void on_zero_copy(Engine *engine, uint32_t index, uint32_t place, int result, uint32_t flags) noexcept nogil:
     """A zero-copy send makes two completions: what was sent, and that its bytes are no longer looked at."""
     cdef Answer *answer = answer_at(engine, index)
     cdef Connection *connection = &engine.connections[answer.connection_index]
-    if flags & IORING_CQE_F_NOTIF:
-        engine.counters.zero_copy_pending -= 1
-        answer_drop(engine, answer)
-        return
+    if not flags & IORING_CQE_F_NOTIF:
+        connection.operations -= 1
+        if connection.state == CONNECTION_OPEN:
+            sent(engine, connection, result)
+        close_if_over(engine, connection)
     if not flags & IORING_CQE_F_MORE:
         engine.counters.zero_copy_pending -= 1
-    connection.operations -= 1
-    if connection.state == CONNECTION_OPEN:
-        sent(engine, connection, result)
-    if not flags & IORING_CQE_F_MORE:
+        answer_let_go(engine, answer, place)
         answer_drop(engine, answer)
-    close_if_over(engine, connection)
 
 
 cdef void close_if_over(Engine *engine, Connection *connection) noexcept nogil:
@@ -524,10 +545,6 @@ cdef void on_connection(Engine *engine, int operation, Connection *connection, i
         connection.operations -= 1
         if connection.state != CONNECTION_CLOSES:
             sent(engine, connection, result)
-    elif operation == OPERATION_READ:
-        connection.operations -= 1
-        if connection.state != CONNECTION_CLOSES:
-            file_read(engine, connection, result)
     elif operation == OPERATION_CLOSE:
         connection.operations -= 1
         on_close(engine, connection, result)
@@ -555,13 +572,15 @@ cdef void on_completion(Engine *engine, uint64_t user_data, int result, uint32_t
     if operation == OPERATION_ACCEPT:
         on_accept(engine, index, result, flags)
     elif operation == OPERATION_SEND_ZERO_COPY:
-        on_zero_copy(engine, index, result, flags)
+        on_zero_copy(engine, index, <uint32_t>(user_data >> 32) & 0xFFFFFF, result, flags)
     elif operation == OPERATION_BELL:
         arm_bell(driver, engine.bell)
     elif operation == OPERATION_LOG:
         on_log(engine, result)
     elif operation == OPERATION_TIMER:
         driver.timer_us = 0
+    elif operation == OPERATION_FILL:
+        fragment_read(engine, fill_at(engine, index), result)
     elif operation == OPERATION_RECORDS:
         if not flags & IORING_CQE_F_MORE:
             arm_records(driver, engine.tier)
@@ -620,7 +639,7 @@ cdef void stop_accepting(Engine *engine, Uring *driver) noexcept nogil:
             driver.accepting &= ~(1u << listener)
             entry = ring_entry(&driver.ring)
             io_uring_prep_cancel64(entry, (<uint64_t>OPERATION_ACCEPT << 56) | listener, 0)
-            entry.user_data = <uint64_t>OPERATION_CLOSE_FILE << 56
+            entry.user_data = <uint64_t>OPERATION_UNSEEN << 56
 
 
 cdef void reap(Engine *engine, Uring *driver) noexcept nogil:
@@ -712,7 +731,8 @@ cdef void wind_up(Engine *engine, Uring *driver) noexcept nogil:
     for index in range(engine.connections_made):
         driver_tear_down(engine, &engine.connections[index])
     while engine.now_us < until_us and (engine.open_connections or engine.log.used or engine.log.writing
-                                        or engine.counters.zero_copy_pending or has_records(engine)):
+                                        or engine.counters.zero_copy_pending or engine.fills_under_way
+                                        or has_records(engine)):
         log_flush(engine)
         one_turn(engine, driver, 1000)
 
@@ -758,16 +778,25 @@ cdef class UringEngine(EngineThread):
         if result < 0:
             raise EngineError(f"io_uring: {buffers} receive buffers: {os.strerror(-result)}")
 
-    cdef register_lanes(self, Uring *driver):
-        """The arenas as fixed buffers; where the limit of locked memory forbids it, responses are copied instead."""
+    cdef register_memory(self, Uring *driver):
+        """A table of fixed buffers: the lanes' arenas now, chunks of the cache's arena as they are opened. Where the
+        limit of locked memory ends it, what lies in the rest is copied instead."""
         cdef Engine *engine = self.engine
-        cdef iovec arenas[LANES_MAX]
+        cdef Arena *arena = &engine.cache.memory.arena
         cdef uint32_t index
+        driver.first_chunk = engine.lane_count
+        driver.has_buffers = self.settings["has_zero_copy"] and ring_buffers(
+            &driver.ring, engine.lane_count + arena.chunk_count) == 0
+        if not driver.has_buffers:
+            return
+        driver.lanes_registered = engine.lane_count > 0
         for index in range(engine.lane_count):
-            arenas[index].iov_base = engine.lanes[index].arena
-            arenas[index].iov_len = <size_t>engine.lanes[index].block_count * RESPONSE_BLOCK_SIZE_BYTES
-        driver.lanes_registered = engine.lane_count > 0 and self.settings["has_zero_copy"] and (
-            io_uring_register_buffers(&driver.ring.uring, arenas, engine.lane_count) == 0)
+            if ring_set_buffer(&driver.ring, index, engine.lanes[index].arena,
+                               <size_t>engine.lanes[index].block_count * RESPONSE_BLOCK_SIZE_BYTES) < 0:
+                driver.lanes_registered = 0
+        arena.context = driver
+        arena.opened = on_chunk_opened
+        arena.closing = on_chunk_closing
 
     cdef int run_loop(self) except -1:
         cdef Engine *engine = self.engine
@@ -790,7 +819,7 @@ cdef class UringEngine(EngineThread):
         self.fill_driver()
         try:
             self.open_ring(driver)
-            self.register_lanes(driver)
+            self.register_memory(driver)
             if engine.tier is not NULL and engine.tier.can_answer:
                 result = answer_begin(engine, engine.tier)
                 if result < 0:
@@ -801,6 +830,8 @@ cdef class UringEngine(EngineThread):
         finally:
             if engine.tier is not NULL:
                 publish_end(engine.tier)
+            engine.cache.memory.arena.opened = NULL
+            engine.cache.memory.arena.closing = NULL
             ring_close(&driver.ring)
             free(driver.peer_names)
             free(driver)
@@ -814,8 +845,7 @@ cdef class UringEngine(EngineThread):
         engine.driver.send = driver_send
         engine.driver.send_last = driver_send_last
         engine.driver.send_reported = driver_send_reported
-        engine.driver.read_file = driver_read_file
-        engine.driver.close_file = driver_close_file
+        engine.driver.read_fragment = driver_read_fragment
         engine.driver.pause = driver_pause
         engine.driver.resume = driver_resume
         engine.driver.finish = driver_finish

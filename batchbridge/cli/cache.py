@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import click
@@ -39,9 +40,19 @@ def stats(admin: Address, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(figures, indent=2))
         return
-    width = max((len(name) for name in figures), default=0)
-    for name, value in figures.items():
+    lines = dict(flat(figures))
+    width = max((len(name) for name in lines), default=0)
+    for name, value in lines.items():
         click.echo(f"{name:{width}}  {value:,}" if isinstance(value, (int, float)) else f"{name:{width}}  {value}")
+
+
+def flat(figures: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Each figure with its name; what belongs together begins with the same word and a dot."""
+    for name, value in figures.items():
+        if isinstance(value, Mapping):
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 @command.command()

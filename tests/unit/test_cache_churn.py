@@ -24,6 +24,17 @@ def resident_bytes() -> int:
     return pages * 4096
 
 
+def assert_no_memory_is_left(stats: Any) -> None:
+    """Every fragment, pin and byte was given back, wherever it lay."""
+    names = ("living", "present", "pins", "files")
+    assert [stats["fragments"][name] for name in names] == [0] * len(names), stats["fragments"]
+    assert [stats["arena"][name] for name in ("size_bytes", "pieces", "faults")] == [0] * 3, stats["arena"]
+    assert [stats["plain_memory"][name] for name in ("size_bytes", "pieces")] == [0] * 2
+    assert stats["page_cache"]["pieces"] == 0
+    # What was mapped is given back, too, but for one chunk.
+    assert stats["arena"]["open_size_bytes"] <= 2 << 20
+
+
 def churn(store: Store, chance: random.Random, held: list[int]) -> None:
     for step in range(STEPS):
         number = int(chance.paretovariate(0.4)) % 5000
@@ -31,7 +42,10 @@ def churn(store: Store, chance: random.Random, held: list[int]) -> None:
         what = chance.random()
         if store.find(key, step) is None:
             tags = [b"t%d" % (number % 10), b"n%d" % number][: chance.randrange(3)]
-            store.insert(key, bytes(chance.randrange(3000)), tags=tags, expires_us=step + chance.randrange(1, 9000))
+            store.insert(
+                key, bytes(chance.randrange(3000)), tags=tags, expires_us=step + chance.randrange(1, 9000),
+                is_fragmented=what < 0.5,
+            )  # fmt: skip
         elif what < 0.01:
             held.append(store.hold(key))
         elif what < 0.02:
@@ -63,6 +77,7 @@ def test_nothing_leaks_under_random_operations() -> None:
         stats = store.stats()
         left = ("objects", "size_bytes", "unreclaimed", "groups", "leaving", "leaving_size_bytes")
         assert [stats[name] for name in left] == [0] * len(left)
+        assert_no_memory_is_left(stats)
         assert stats["insertions"] >= stats["evictions"] + stats["expired"]
         del store
         gc.collect()
@@ -114,3 +129,4 @@ def test_the_engines_cache_is_empty_after_all_was_purged(tmp_path: Any, seed: in
         stats = loop.stats["cache"]
         left = ("objects", "size_bytes", "unreclaimed", "groups", "leaving", "leaving_size_bytes")
         assert [stats[name] for name in left] == [0] * len(left)
+        assert_no_memory_is_left(stats)
