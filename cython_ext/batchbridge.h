@@ -41,9 +41,9 @@ extern "C" {
 /* What becomes of an answer. */
 enum {
     BB_OK = 0,
-    BB_NO_ITEM = -1,       /* the batch has no item of that index */
-    BB_ANSWERED = -2,      /* the item was answered before */
-    BB_BAD_STATUS = -3,    /* not 200 to 599 */
+    BB_NO_ITEM = -1,         /* the batch has no item of that index */
+    BB_ANSWERED_BEFORE = -2, /* the item was answered before */
+    BB_BAD_STATUS = -3,      /* not 200 to 599 */
     BB_TOO_LARGE = -4,     /* the body is larger than response_size_bytes_max, or there is none where it has a length */
     BB_BAD_HEADER = -5,    /* a name or value that would break the message, or is the engine's to set; or too many */
     BB_NOT_CACHEABLE = -6, /* cache_ttl_s in an answer to another method than GET and HEAD, or tags that are too long */
@@ -162,7 +162,7 @@ static inline int bb_respond(bb_batch *batch, uint32_t index, int status, const 
 }
 
 /* The same, with all that may be said. */
-static inline int bb_answer(bb_batch *batch, uint32_t index, const bb_response *response) {
+static inline int bb_respond_with(bb_batch *batch, uint32_t index, const bb_response *response) {
     return batch->functions->answer(batch, index, response, sizeof *response);
 }
 

@@ -15,7 +15,7 @@ cdef extern from "batchbridge.h" nogil:
         BB_PARAMETERS_MAX
         BB_OK
         BB_NO_ITEM
-        BB_ANSWERED
+        BB_ANSWERED_BEFORE
         BB_BAD_STATUS
         BB_TOO_LARGE
         BB_BAD_HEADER
@@ -89,4 +89,4 @@ cdef extern from "batchbridge.h" nogil:
     int64_t bb_time_left_us(const bb_batch *, uint32_t index) noexcept
     int bb_respond(bb_batch *, uint32_t index, int status, const char *content_type, const void *body,
                    size_t length) noexcept
-    int bb_answer(bb_batch *, uint32_t index, const bb_response *) noexcept
+    int bb_respond_with(bb_batch *, uint32_t index, const bb_response *) noexcept

@@ -18,9 +18,8 @@ from libc.string cimport memcpy, memset, strlen
 from batchbridge.cython_ext.bridge cimport (
     COMPLETION_PUBLIC, Dispatch, Item, Slab, lane_dispatch_taken, lane_next_dispatch, slab_at, slab_items)
 from batchbridge.cython_ext.handler_abi cimport (
-    BB_ANSWERED, BB_BAD_HEADER, BB_BAD_STATUS, BB_CAPSULE_NAME, BB_HANDLER_ABI, BB_NO_ITEM, BB_NOT_CACHEABLE, BB_OK,
-    BB_PUBLIC, BB_TOO_LARGE, bb_batch, bb_function, bb_functions, bb_handler, bb_request, bb_response,
-    bb_text)
+    BB_ANSWERED_BEFORE, BB_BAD_HEADER, BB_BAD_STATUS, BB_CAPSULE_NAME, BB_HANDLER_ABI, BB_NO_ITEM, BB_NOT_CACHEABLE,
+    BB_OK, BB_PUBLIC, BB_TOO_LARGE, bb_batch, bb_function, bb_functions, bb_handler, bb_request, bb_response, bb_text)
 from batchbridge.cython_ext.lane_end cimport (
     WorkerLane, lane_answer_status, lane_answer_text, lane_answer_written, lane_end_batch)
 from batchbridge.cython_ext.parse cimport METHOD_GET, METHOD_HEAD, Head, Slice, next_header
@@ -46,7 +45,7 @@ CAPSULE_NAME = BB_CAPSULE_NAME.decode()
 #: Why an answer was refused, as it is told.
 REFUSALS = {
     BB_NO_ITEM: "the batch has no such item",
-    BB_ANSWERED: "the item was answered before",
+    BB_ANSWERED_BEFORE: "the item was answered before",
     BB_BAD_STATUS: "the status is not 200 to 599",
     BB_TOO_LARGE: "the body is larger than response_size_bytes_max, or there is none where it has a length",
     BB_BAD_HEADER: "a header's name or value would break the message, or is the engine's to set",
@@ -234,7 +233,7 @@ cdef int put_answer(NativeBatch *batch, uint32_t index, const bb_response *respo
     if index >= batch.count:
         return note_refusal(batch, BB_NO_ITEM)
     if batch.answered[index]:
-        return note_refusal(batch, BB_ANSWERED)
+        return note_refusal(batch, BB_ANSWERED_BEFORE)
     if not 200 <= status <= 599:
         return note_refusal(batch, BB_BAD_STATUS)
     if response.length > batch.worker.response_size_bytes_max or (response.length and response.body is NULL):

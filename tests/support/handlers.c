@@ -138,9 +138,9 @@ void lengths(bb_batch *batch) {
     begin(batch);
     for (uint32_t index = 0; index < batch->size; index++) {
         bb_response response = {.headers = bad, .header_count = 1};
-        note(batch, bb_answer(batch, index, &response));
+        note(batch, bb_respond_with(batch, index, &response));
         response.headers = fields;
-        note(batch, bb_answer(batch, index, &response));
+        note(batch, bb_respond_with(batch, index, &response));
         respond_parameter(batch, index);
     }
 }
@@ -214,17 +214,17 @@ void splits(bb_batch *batch) {
         response.header_count = 1;
         for (uint32_t which = 0; which < sizeof bad / sizeof bad[0]; which++) {
             response.headers = bad[which];
-            note(batch, bb_answer(batch, index, &response));
+            note(batch, bb_respond_with(batch, index, &response));
         }
         response.headers = too_long;
-        note(batch, bb_answer(batch, index, &response));
+        note(batch, bb_respond_with(batch, index, &response));
         response.headers = NULL;
-        note(batch, bb_answer(batch, index, &response));
+        note(batch, bb_respond_with(batch, index, &response));
         response.headers = fine;
         response.header_count = UINT32_MAX;
-        note(batch, bb_answer(batch, index, &response));
+        note(batch, bb_respond_with(batch, index, &response));
         response.header_count = 3;
-        note(batch, bb_answer(batch, index, &response));
+        note(batch, bb_respond_with(batch, index, &response));
     }
 }
 
@@ -241,9 +241,9 @@ void cached(bb_batch *batch) {
         if (is(request.query, "public")) response.flags = BB_PUBLIC;
         if (is(request.query, "tagged")) response.tags = "one\0two", response.tags_length = 8;
         if (is(request.query, "endless")) response.tags = "one", response.tags_length = 3;
-        note(batch, bb_answer(batch, index, &response));
+        note(batch, bb_respond_with(batch, index, &response));
         response.cache_ttl_s = 0, response.tags_length = 0;
-        bb_answer(batch, index, &response);
+        bb_respond_with(batch, index, &response);
     }
 }
 
