@@ -20,6 +20,9 @@ logger = logging.getLogger("batchbridge.server")
 
 #: Descriptors that a server needs beside its connections': files being sent, bells, memory, what the application has.
 DESCRIPTORS_BESIDE = 256
+#: What TCP takes of a connection's responses beyond what it may send now. More would be memory that a slow reader
+#: holds, and would hide for seconds that it reads: a send goes on when the half of this has left (Linux 3.12).
+UNSENT_SIZE_BYTES_MAX = 256 * 1024
 
 
 def fit_descriptors(config: Config) -> Config:
@@ -86,8 +89,9 @@ def listen_at(address: Address, port: int, config: Config) -> socket.socket:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         if family == socket.AF_INET6:
             listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        # Accepted sockets inherit it.
+        # Accepted sockets inherit both.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_SIZE_BYTES_MAX)
         listener.bind(where)
         listener.listen(config.accept_backlog)
     except OSError as error:

@@ -4,6 +4,7 @@ cut for one that takes nothing; a client that makes progress, or waits for a slo
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -174,3 +175,19 @@ def test_a_refused_client_that_goes_on_sending_is_cut_off(timed: Timed) -> None:
         with pytest.raises((ConnectionError, TimeoutError)):
             client.send(*[b"z" * 1000] * 200, pause_s=0.02)
         assert elapsed(since) < TIMEOUT_S + 2
+
+
+def test_a_client_that_reads_slowly_is_not_cut_off(engine: str, tmp_path: Path) -> None:
+    """However much of its file TCP would take at once: that it reads is seen before send_timeout is over."""
+    content = bytes(range(256)) * 6250
+    (tmp_path / "file").write_bytes(content)
+    with (
+        running(make_server(engine, root=str(tmp_path), send_timeout_s=1.0, idle_timeout_s=1.0)) as server,
+        Client(server.url, receive_buffer_bytes=16_384) as client,
+    ):
+        client.send(head("GET", "/file", "Connection: close"))
+        received = b""
+        while piece := client.socket.recv(65_536):
+            received += piece
+            time.sleep(0.02)
+    assert received.partition(b"\r\n\r\n")[2] == content
