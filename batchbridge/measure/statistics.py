@@ -153,14 +153,14 @@ def closed_gap(
     """The share of the gap between unbatched user mode and kernel mode that batching closes.
 
     G = (c_unbatched - c_batched) / (c_unbatched - c_kernel), out of the mean costs of the blocks that have all three;
-    1 is kernel mode's cost, 0 the unbatched one's. None where the gap itself may be nothing (its interval includes 0,
-    or one block alone cannot tell), since a share of nothing means nothing.
+    1 is kernel mode's cost, 0 the unbatched one's. None where the gap itself may be nothing, or less (its interval is
+    not above 0, or one block alone cannot tell), since a share of that means nothing.
     """
     blocks = sorted(unbatched.keys() & batched.keys() & kernel.keys())
     if not blocks:
         return None
     gaps = [unbatched[block] - kernel[block] for block in blocks]
-    if bootstrap_interval(gaps, confidence=confidence, draws=draws, seed=seed).contains(0.0):
+    if bootstrap_interval(gaps, confidence=confidence, draws=draws, seed=seed).low <= 0.0:
         return None
     gains = [unbatched[block] - batched[block] for block in blocks]
 

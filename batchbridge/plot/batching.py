@@ -221,7 +221,7 @@ def gaps_of(lines: Sequence[Line], levels: Mapping[str, Sequence[Run]]) -> tuple
         if undefined:
             notes.append(
                 f"G against {arm} left out at {undefined} point{'' if undefined == 1 else 's'}: undefined, since the "
-                f"interval of c_{UNBATCHED_ARM} − c_{arm} includes 0 or no block has all three arms."
+                f"interval of c_{UNBATCHED_ARM} − c_{arm} is not above 0, or no block has all three arms."
             )
     shown = list(dict.fromkeys(arm for arm, _ in gaps))
     if len(shown) > 1:

@@ -140,6 +140,8 @@ def test_the_share_of_no_gap_is_undefined():
     assert closed_gap(*same) is None
     assert closed_gap({0: 8.0}, {0: 6.0}, {0: 4.0}) is None, "one block tells nothing of the spread"
     assert closed_gap({0: 8.0}, {1: 6.0}, {0: 4.0}) is None
+    dearer = costs(5.0, factors, 0.01, 1), costs(4.0, factors, 0.01, 2), costs(6.0, factors, 0.01, 3)
+    assert closed_gap(*dearer) is None, "there is no gap where kernel mode costs more"
 
 
 def test_a_slope_is_free_of_what_is_busy_without_load():
