@@ -67,7 +67,7 @@ def test_more_clients_than_receive_buffers(served):
     """They have to wait for each other's buffers, and must not do so by asking forever."""
     either = Exchange(request_bytes("GET", "/f"), statuses=(200, 503))  # more than the queue of a route holds
     figures = run_load("127.0.0.1", port_of(served), [either], connections=6000, **QUICK)
-    assert figures.requests > 6000 and figures.wrong["answers"] == 0
+    assert figures.requests >= 6000 and figures.wrong["answers"] == 0
 
 
 def test_bodies_of_a_file_of_requests(served, tmp_path):
