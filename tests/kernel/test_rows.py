@@ -148,9 +148,10 @@ def programs(name: bytes) -> int:
 
 @needs_bpf_number
 @pytest.mark.parametrize("end", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
-def test_nothing_stays_behind(root: Path, end: signal.Signals) -> None:
+@pytest.mark.parametrize("more", [(), ("--sqpoll", "0")], ids=["", "with a kernel thread that sends"])
+def test_nothing_stays_behind(root: Path, end: signal.Signals, more: tuple[str, ...]) -> None:
     before = programs(b"on_data")
-    with Command(str(root), folder=root, engine="kernel") as command:
+    with Command(str(root), *more, folder=root, engine="kernel") as command:
         assert ask(command.url, "GET", "/a").body == FILES["a"]
         assert programs(b"on_data") == before + 1
         command.signal(end)
