@@ -28,6 +28,7 @@ from batchbridge.cli.bench.shared import (
     heading,
     json_flag,
     measuring,
+    missing_notes,
     place_flags,
     print_json,
     print_profiles,
@@ -97,7 +98,7 @@ def command(
             runs = blocks * (len(planned) + len(shares) * sum(scene.has_cost for scene, _ in planned))
             announce(runs, (), runs * (seconds + OVERHEAD_S))
             perform(experiment, planned, blocks, shares)
-    notes = [said, *(f"Not run: {arm}, since {reason}." for arm, reason in servers.missing.items())]
+    notes = [said, *missing_notes(servers.missing)]
     finish(results, notes)
     return tell(results, targets, output, as_json)
 

@@ -11,19 +11,22 @@ import click
 
 from .confounders import compare, confounders_flag, refuse_place
 from .shared import (
-    ABOVE_0,
     NEW_FILE,
     end,
     finish,
+    handler_threads_flag,
     heading,
     json_flag,
     measuring,
+    missing_notes,
     place_flags,
     print_invalid,
     print_json,
     print_profiles,
+    profile_notes,
     progress,
     results_into,
+    seconds_flag,
     spread,
     table,
     wide_console,
@@ -38,7 +41,7 @@ if TYPE_CHECKING:
 @click.command()
 @click.option("--quick", is_flag=True, help="Fewer arms, two minutes: a screening.")
 @click.option("--blocks", type=click.IntRange(1, 1000), metavar="N", help="Blocks; each has every arm.  [20, quick: 3]")
-@click.option("--seconds", type=ABOVE_0, metavar="S", help="Measured time of a run.  [5, quick: 1.5]")
+@seconds_flag
 @click.option(
     "--connections", type=click.IntRange(1, 32_768), metavar="N", multiple=True,
     help="Of the closed loops. Repeatable.  [64 and 1024, quick: 256]",
@@ -55,10 +58,7 @@ if TYPE_CHECKING:
     "--handler", type=click.Choice(["native", "python", "vector"]), default="python", show_default=True,
     help="Compiled, one by one in Python, or one array operation a batch.",
 )  # fmt: skip
-@click.option(
-    "--handler-threads", type=click.IntRange(0, 1), metavar="N", default=0, show_default=True,
-    help="0: handlers run on the engine's thread; 1: on another, as serve does by default.",
-)  # fmt: skip
+@handler_threads_flag
 @click.option("--profile", "with_profile", is_flag=True, help="Also sample the server's core (perf).")
 @click.option("--output", type=NEW_FILE, default=Path("batching.msgpack"), show_default=True, help="The results.")
 @confounders_flag
@@ -73,16 +73,13 @@ def command(
     K1) where this machine has it, and nginx where it is installed: each a fresh process on one core, in random order
     within blocks, every answer compared. Ctrl-C keeps what is done.
     """
-    from ...measure import profile
     from ...measure.arms import QuestionArms
     from ...measure.batching import FULL, QUICK, UNBATCHED, UNBATCHED_AGAIN, estimate_s, perform, summarise
     from ...measure.experiment import CAPACITY, Experiment, Phase
 
     plan = _plan(QUICK if quick else FULL, asked)
-    notes = []
-    if plan.with_profile and (reason := profile.why_not()) is not None:
-        notes.append(f"{reason[0].upper()}{reason[1:]}.")
-        plan = replace(plan, with_profile=False)
+    notes = profile_notes(plan.with_profile)
+    plan = replace(plan, with_profile=plan.with_profile and not notes)
     if confounders:
         refuse_place(place, link)
         with QuestionArms(plan.handler, plan.handler_threads, plan.pairs) as arms:
@@ -100,7 +97,7 @@ def command(
         experiment = Experiment(where, results, plan.seconds, with_profile=plan.with_profile)
         with progress(experiment, quiet=as_json) as announce:
             perform(plan, experiment, arms, lambda runs, those: announce(runs, those, estimate_s(plan, runs)))
-    notes += [said, *(f"Not run: {arm}, since {reason}." for arm, reason in arms.missing.items())]
+    notes += [said, *missing_notes(arms.missing)]
     figures = summarise(results.runs)
     finish(results, notes)
     if as_json:

@@ -10,20 +10,22 @@ from typing import TYPE_CHECKING
 import click
 
 from .shared import (
-    ABOVE_0,
     NEW_FILE,
     RATE,
     SERVERS,
+    blocks_flag,
     end,
     finish,
     heading,
     json_flag,
     measuring,
+    missing_notes,
     place_flags,
     print_invalid,
     print_json,
     progress,
     results_into,
+    seconds_flag,
     spread,
     table,
     wide_console,
@@ -44,8 +46,8 @@ if TYPE_CHECKING:
               help="Of an open loop. Repeatable.  [20, 50 and 80% of what the slowest can do]")  # fmt: skip
 @click.option("--connections", type=click.IntRange(1, 32_768), metavar="N", default=64, show_default=True,
               help="Of the open loops.")  # fmt: skip
-@click.option("--blocks", type=click.IntRange(1, 1000), metavar="N", help="Each has every run.  [20, quick: 3]")
-@click.option("--seconds", type=ABOVE_0, metavar="S", help="Measured time of a run.  [5, quick: 1.5]")
+@blocks_flag
+@seconds_flag
 @click.option("--output", type=NEW_FILE, default=Path("latency.msgpack"), show_default=True, help="The results.")
 @place_flags
 @json_flag
@@ -74,7 +76,7 @@ def command(
         experiment = Experiment(where, results, plan.seconds)
         with progress(experiment, quiet=as_json) as announce:
             perform(plan, experiment, servers.arms(), lambda runs, those: announce(runs, those, estimate_s(plan, runs)))
-    finish(results, [said, *(f"Not run: {arm}, since {reason}." for arm, reason in servers.missing.items())])
+    finish(results, [said, *missing_notes(servers.missing)])
     base = next(name for name in (*names, *SERVERS) if name not in servers.missing)
     figures = summarise(results.runs, base)
     if as_json:

@@ -10,19 +10,22 @@ from typing import TYPE_CHECKING
 import click
 
 from .shared import (
-    ABOVE_0,
     NEW_FILE,
     SERVERS,
+    blocks_flag,
     end,
     finish,
+    handler_threads_flag,
     heading,
     json_flag,
     measuring,
+    missing_notes,
     place_flags,
     print_invalid,
     print_json,
     progress,
     results_into,
+    seconds_flag,
     spread,
     table,
     wide_console,
@@ -52,12 +55,9 @@ if TYPE_CHECKING:
     "--work-us", type=click.IntRange(0, 1_000_000), metavar="N", default=0, show_default=True,
     help="Work of our handler a request.",
 )  # fmt: skip
-@click.option(
-    "--handler-threads", type=click.IntRange(0, 1), metavar="N", default=0, show_default=True,
-    help="0: handlers run on the engine's thread; 1: on another, as serve does by default.",
-)  # fmt: skip
-@click.option("--blocks", type=click.IntRange(1, 1000), metavar="N", help="Each has every run.  [20, quick: 3]")
-@click.option("--seconds", type=ABOVE_0, metavar="S", help="Measured time of a run.  [5, quick: 1.5]")
+@handler_threads_flag
+@blocks_flag
+@seconds_flag
 @click.option("--output", type=NEW_FILE, default=Path("overload.msgpack"), show_default=True, help="The results.")
 @place_flags
 @json_flag
@@ -89,7 +89,7 @@ def command(
         experiment = Experiment(where, results, plan.seconds)
         with progress(experiment, quiet=as_json) as announce:
             perform(plan, experiment, servers.arms(), lambda runs, those: announce(runs, those, estimate_s(plan, runs)))
-    finish(results, [said, *(f"Not run: {arm}, since {reason}." for arm, reason in servers.missing.items())])
+    finish(results, [said, *missing_notes(servers.missing)])
     figures = summarise(results.runs)
     if as_json:
         print_json(results, [asdict(one) for one in figures])

@@ -6,7 +6,7 @@ import functools
 import json
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -26,18 +26,23 @@ __all__ = [
     "NEW_FILE",
     "RATE",
     "SERVERS",
+    "blocks_flag",
     "duration",
     "end",
     "finish",
+    "handler_threads_flag",
     "heading",
     "json_flag",
     "measuring",
+    "missing_notes",
     "place_flags",
     "print_invalid",
     "print_json",
     "print_profiles",
+    "profile_notes",
     "progress",
     "results_into",
+    "seconds_flag",
     "spread",
     "table",
     "wide_console",
@@ -58,6 +63,17 @@ RATE = click.FloatRange(min=0, min_open=True, max=10_000_000)
 SERVERS = ("epoll", "io_uring", "kernel", "nginx")
 
 json_flag = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+
+# Of those that have a quick plan, which says what is not given.
+blocks_flag = click.option(
+    "--blocks", type=click.IntRange(1, 1000), metavar="N", help="Each has every run.  [20, quick: 3]"
+)
+seconds_flag = click.option("--seconds", type=ABOVE_0, metavar="S", help="Measured time of a run.  [5, quick: 1.5]")
+
+handler_threads_flag = click.option(
+    "--handler-threads", type=click.IntRange(0, 1), metavar="N", default=0, show_default=True,
+    help="0: handlers run on the engine's thread; 1: on another, as serve does by default.",
+)  # fmt: skip
 
 
 PLACE_WORDS = {
@@ -172,6 +188,19 @@ def finish(results: Results, notes: Sequence[str]) -> None:
     results.note = " ".join(note for note in (*notes_of(results.runs), results.note, *notes) if note)
     if results.path is not None:
         results.save(results.path)
+
+
+def missing_notes(missing: Mapping[str, str]) -> list[str]:
+    """Sentences about the arms that cannot be here, out of the reason for each."""
+    return [f"Not run: {arm}, since {reason}." for arm, reason in missing.items()]
+
+
+def profile_notes(asked_for: bool) -> list[str]:
+    """Why the server's core cannot be sampled, as a sentence, where that is asked for; nothing where it can be."""
+    from ...measure import profile
+
+    reason = profile.why_not() if asked_for else None
+    return [] if reason is None else [f"{reason[0].upper()}{reason[1:]}."]
 
 
 def print_json(results: Results, figures: Sequence[Any]) -> None:

@@ -24,6 +24,7 @@ from .shared import (
     print_invalid,
     print_json,
     print_profiles,
+    profile_notes,
     progress,
     results_into,
     spread,
@@ -71,14 +72,11 @@ def command(
     server says first to each request is what it has to say later. The last one also runs a second time (A/A), which
     shows what noise alone does. Ctrl-C keeps what is done.
     """
-    from ...measure import profile
     from ...measure.experiment import Experiment
     from ...measure.versus import AGAIN, arms_of, perform, phase_of, summarise
 
-    notes = []
-    if with_profile and (reason := profile.why_not()) is not None:
-        notes.append(f"{reason[0].upper()}{reason[1:]}.")
-        with_profile = False
+    notes = profile_notes(with_profile)
+    with_profile = with_profile and not notes
     arms = arms_of(commands, _asked(path, requests, urls), port)
     settings = {
         "commands": list(commands), "path": path, "connections": connections, "close": close, "rate_per_s": rate,
