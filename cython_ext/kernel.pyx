@@ -356,12 +356,12 @@ cdef void hand_on(Engine *engine, Tier *tier, RowState *state, Connection *conne
 
 cdef void note_busy(Tier *tier, uint32_t row) noexcept nogil:
     cdef uint32_t index
-    if tier.busy_count > BUSY_ROWS_MAX:
+    if tier.busy_count > POLLED_ROWS_MAX:
         return
     for index in range(tier.busy_count):
         if tier.busy[index] == row:
             return
-    if tier.busy_count < BUSY_ROWS_MAX:
+    if tier.busy_count < POLLED_ROWS_MAX:
         tier.busy[tier.busy_count] = row
         tier.states[row].busy_turns += tier.states[row].busy_turns < 255
     tier.busy_count += 1

@@ -4,10 +4,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 
 from batchbridge.cython_ext.core cimport Connection, Engine
 from batchbridge.cython_ext.ring cimport Ring
-
-
-cdef enum:
-    POLLED_MAX = 4                  # BB_POLLED_ROWS_MAX
+from batchbridge.cython_ext.tier cimport POLLED_ROWS_MAX
 
 
 cdef struct Polled:
@@ -20,7 +17,7 @@ cdef struct Polled:
 
 
 cdef struct PolledSockets:
-    Polled places[POLLED_MAX]
+    Polled places[POLLED_ROWS_MAX]
     uint32_t count
     uint32_t trusted_count
     uint32_t lost_wakes

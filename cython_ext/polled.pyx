@@ -24,7 +24,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 from batchbridge.cython_ext.core cimport CONNECTION_OPEN, IS_CLOSING, Connection, Engine
 from batchbridge.cython_ext.ring cimport *
-from batchbridge.cython_ext.tier cimport BB_RUNG, BB_SLEEPS, BUSY_ROWS_MAX, RowState, Tier
+from batchbridge.cython_ext.tier cimport BB_RUNG, BB_SLEEPS, POLLED_ROWS_MAX, RowState, Tier
 
 
 cdef extern from "compat.h" nogil:
@@ -51,7 +51,7 @@ cdef uint64_t name_of(const PolledSockets *polled, uint32_t place) noexcept nogi
 
 cdef Polled *place_of(PolledSockets *polled, const Connection *connection) noexcept nogil:
     cdef uint32_t place
-    for place in range(POLLED_MAX):
+    for place in range(POLLED_ROWS_MAX):
         if polled.places[place].connection == connection.index + 1:
             return &polled.places[place]
     return NULL
@@ -75,7 +75,7 @@ cdef void distrust(Engine *engine, PolledSockets *polled, uint32_t place) noexce
 
 cdef void distrust_all(Engine *engine, PolledSockets *polled) noexcept nogil:
     cdef uint32_t place
-    for place in range(POLLED_MAX):
+    for place in range(POLLED_ROWS_MAX):
         distrust(engine, polled, place)
 
 
@@ -100,7 +100,7 @@ cdef void polled_settle(Engine *engine, const Ring *ring, PolledSockets *polled)
     cdef Polled *socket
     if polled.count == 0:
         return
-    for place in range(POLLED_MAX):
+    for place in range(POLLED_ROWS_MAX):
         socket = &polled.places[place]
         row = engine.connections[socket.connection - 1].row if socket.connection else 0
         if row == 0:
@@ -149,7 +149,7 @@ cdef int make_room(Engine *engine, Ring *ring, PolledSockets *polled) noexcept n
     """A free place, or that which was of no use for longest; -1: all are in use."""
     cdef uint32_t place
     cdef int found = -1
-    for place in range(POLLED_MAX):
+    for place in range(POLLED_ROWS_MAX):
         if polled.places[place].connection == 0:
             return <int>place
         if polled.places[place].sleeps_unused > SLEEPS_UNUSED_MAX and (
@@ -187,9 +187,9 @@ cdef int64_t polled_arm(Engine *engine, Ring *ring, PolledSockets *polled, int64
     cdef Tier *tier = engine.tier
     cdef uint32_t index
     cdef const RowState *state
-    for index in range(POLLED_MAX):
+    for index in range(POLLED_ROWS_MAX):
         polled.places[index].sleeps_unused += 1
-    if tier.busy_count <= BUSY_ROWS_MAX and polled.lost_wakes < LOST_WAKES_MAX:
+    if tier.busy_count <= POLLED_ROWS_MAX and polled.lost_wakes < LOST_WAKES_MAX:
         for index in range(tier.busy_count):
             state = &tier.states[tier.busy[index]]
             if state.connection and state.busy_turns >= BUSY_TURNS_MIN:
@@ -202,7 +202,7 @@ cdef int64_t polled_arm(Engine *engine, Ring *ring, PolledSockets *polled, int64
 
 cdef void polled_rang(Engine *engine, PolledSockets *polled, uint64_t user_data, int result,
                       uint32_t flags) noexcept nogil:
-    cdef uint32_t place = <uint32_t>(user_data % 256 % POLLED_MAX)
+    cdef uint32_t place = <uint32_t>(user_data % 256 % POLLED_ROWS_MAX)
     cdef Polled *socket = &polled.places[place]
     if socket.connection == 0 or (user_data >> 8 & POLLS_MASK) != (socket.polls & POLLS_MASK):
         return

@@ -132,7 +132,7 @@ cdef struct Answered:
 
 cdef enum:
     SEEN_PLACES = 4096
-    BUSY_ROWS_MAX = 4
+    POLLED_ROWS_MAX = 4             # BB_POLLED_ROWS_MAX, which could be no array's length here
 
 
 cdef struct Tier:
@@ -156,8 +156,8 @@ cdef struct Tier:
     uint32_t waiting_count
     uint32_t *draining              # rows
     uint32_t draining_count
-    uint32_t busy[BUSY_ROWS_MAX]    # rows whose bytes came since the engine last slept
-    uint32_t busy_count             # more than BUSY_ROWS_MAX: there are more
+    uint32_t busy[POLLED_ROWS_MAX]  # rows whose bytes came since the engine last slept
+    uint32_t busy_count             # more than POLLED_ROWS_MAX: there are more
     uint32_t spills_seen
     uint32_t lost_closes_seen
     uint64_t consumed               # bytes of the ring

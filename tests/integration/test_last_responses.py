@@ -93,5 +93,4 @@ def test_the_end_of_one_connection_is_never_anothers(server: bb.Server) -> None:
                 client.send(b"BAD\r\n\r\n" + head("GET", "/a"))
                 client.end_sending()
                 assert client.reply().status == 400
-        client.close()
         await_true(lambda: open_connections(server) == 0)
