@@ -10,12 +10,24 @@ from typing import Any
 
 from .arms import SIZES, QuestionArms
 from .cost import slopes_by_block
-from .experiment import CAPACITY, COST, LATENCY, LONE, OVERHEAD_S, Arm, Experiment, Phase, is_client_limited, shuffled
+from .experiment import (
+    CAPACITY,
+    COST,
+    LATENCY,
+    LONE,
+    OVERHEAD_S,
+    Arm,
+    Experiment,
+    ExperimentError,
+    Phase,
+    is_client_limited,
+    shuffled,
+)
 from .results import Run
 from .statistics import Interval, bootstrap_interval, by_block, closed_gap, middle, ratio_interval
 from .workload import work_of
 
-__all__ = ["FULL", "QUICK", "ArmFigures", "Plan", "estimate_s", "perform", "summarise"]
+__all__ = ["FULL", "QUICK", "ArmFigures", "Plan", "asked_for", "estimate_s", "perform", "summarise"]
 
 UNBATCHED, UNBATCHED_AGAIN, KERNEL_ARMS = "U1", "B(1,1)", ("K0", "K1")
 
@@ -41,6 +53,8 @@ class Plan:
     handler: str = "python"
     handler_threads: int = 0
     with_profile: bool = False
+    arms: tuple[str, ...] = ()
+    """Only these; none: all that exist here."""
 
 
 FULL = Plan(
@@ -75,7 +89,7 @@ def perform(
 ) -> None:
     """Makes all runs. `on_plan` is told how many there will be, and of which arms, before the first."""
     works = {work_us: work_of(work_us, plan.handler) for work_us in plan.works_us}
-    of = {work_us: arms.of(work_us, work) for work_us, work in works.items()}
+    of = asked_for({work_us: arms.of(work_us, work) for work_us, work in works.items()}, plan.arms)
     experiment.results.settings["work"] = {str(work_us): work for work_us, work in works.items()}
     pairs = [(arm, phase) for work_us in of for arm in of[work_us] for phase in phases(plan, 1.0) if suits(arm, phase)]
     on_plan(plan.blocks * len(pairs), [arm for work_us in of for arm in of[work_us]])
@@ -93,6 +107,15 @@ def perform(
             rest = [(arm, phase) for phase in left for arm in those if suits(arm, phase)]
             for arm, phase in shuffled(rest, block, seed=2):
                 experiment.run(arm, phase, block)
+
+
+def asked_for(of: dict[int, list[Arm]], names: Sequence[str]) -> dict[int, list[Arm]]:
+    """Those arms, by work, that have these names, or all without any. Raises ExperimentError where one is missing."""
+    there = dict.fromkeys(arm.name for arms in of.values() for arm in arms)
+    missing = [name for name in names if name not in there]
+    if missing:
+        raise ExperimentError(f"no such arm here: {', '.join(missing)}; there are {', '.join(there)}")
+    return {work_us: [arm for arm in arms if not names or arm.name in names] for work_us, arms in of.items()}
 
 
 def suits(arm: Arm, phase: Phase) -> bool:

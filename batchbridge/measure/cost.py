@@ -38,6 +38,7 @@ __all__ = [
     "IdleLoop",
     "Usage",
     "interrupts",
+    "is_disturbed",
     "slope_of",
     "slopes_by_block",
 ]
@@ -131,6 +132,12 @@ class IdleLoop:
         self.close()
 
 
+def is_disturbed(steal_share: float, seconds: float) -> bool:
+    """Whether a hypervisor took so much of a core in that time that the time tells nothing."""
+    few = STEAL_TICKS_MAX / (seconds * os.sysconf("SC_CLK_TCK"))
+    return steal_share > max(STEAL_SHARE_MAX, few)
+
+
 @dataclass(frozen=True)
 class Usage:
     """What happened on the server's core between two moments."""
@@ -158,8 +165,7 @@ class Usage:
     @property
     def steal_fault(self) -> str | None:
         """Why a run in this time is void; None: it is not."""
-        few = STEAL_TICKS_MAX / (self.seconds * os.sysconf("SC_CLK_TCK"))
-        if self.steal_share <= max(STEAL_SHARE_MAX, few):
+        if not is_disturbed(self.steal_share, self.seconds):
             return None
         return f"the hypervisor took {self.steal_share:.1%} of a core, more than {STEAL_SHARE_MAX:.0%}"
 

@@ -201,6 +201,9 @@ def test_a_server_that_dies_under_load_is_invalid(command_of, tmp_path):
         (["overload", "--arm=apache"], "'apache' is not one of"),
         (["latency", "--rate=0"], "0.0 is not in the range"),
         (["batching", "--handler=cobol"], "'cobol' is not one of"),
+        (["batching", "--rate-share=1.5"], "1.5 is not in the range"),
+        (["batching", "--rate-share=0.5"], "a slope takes two rates"),
+        (["batching", "--arm=U7", "--arm=U1"], "no such arm here: U7; there are U0"),
         (["batching", "--output=/no/such/folder/f"], "/no/such/folder is no folder that may be written to"),
     ],
 )

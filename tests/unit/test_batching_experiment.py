@@ -1,15 +1,29 @@
 """The question's experiment: which runs are made in which order, which arms exist where, and what the runs say."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 from batchbridge import doctor
 from batchbridge.measure import arms as arms_module
+from batchbridge.measure import experiment as experiment_module
 from batchbridge.measure import workload
 from batchbridge.measure.arms import QuestionArms, policy
 from batchbridge.measure.batching import FULL, QUICK, Plan, perform, phases, slowest_capacity, suits, summarise
-from batchbridge.measure.experiment import Arm, Counted, Phase, counted_in, difference, fault_of, notes_of, shuffled
+from batchbridge.measure.experiment import (
+    Arm,
+    Counted,
+    Experiment,
+    ExperimentError,
+    Phase,
+    Site,
+    counted_in,
+    difference,
+    fault_of,
+    notes_of,
+    shuffled,
+)
 from batchbridge.measure.results import Results, Run
 from batchbridge.measure.statistics import Interval
 from support.samples import StillWatch, client_figures
@@ -137,6 +151,30 @@ def test_every_block_has_every_arm_in_random_order_and_rates_are_shares_of_the_s
     assert {phase for _, phase, _ in blocks[0][:3]} == {"capacity"}, "the first capacities tell the rates"
     assert {rate for _, phase, rate in blocks[0] if phase == "cost"} == {100.0, 400.0}
     assert not any(arm == "8000" and phase == "cost" for arm, phase, _ in blocks[0]), "what spins has no slope"
+
+
+def test_only_the_arms_that_are_asked_for_are_run():
+    plan, experiment = Plan(blocks=2, seconds=1.0, connections=(64,), pairs=(), arms=("8000", "500")), Recorded()
+    perform(plan, experiment, Arms("500", "2000", "8000"), lambda *_: None)
+    assert {name for _, name, *_ in experiment.made} == {"500", "8000"} and len(experiment.made) == 4
+    with pytest.raises(ExperimentError, match="no such arm here: 9; there are 500, 2000, 8000"):
+        perform(replace(plan, arms=("9", "500")), experiment, Arms("500", "2000", "8000"), lambda *_: None)
+
+
+@pytest.mark.parametrize(("steals", "made"), [([0.2, 0.2, 0.001], 3), ([0.2] * 9, 3), ([0.001], 1)])
+def test_a_run_that_the_hypervisor_disturbed_is_made_again(monkeypatch, steals, made):
+    stolen = iter(steals)
+
+    def measured(_site, arm, _phase, block, **_settings):
+        share = next(stolen)
+        fault = "it was answered too late" if share > 0.1 else None
+        return capacity(arm.name, block, 5.0, steal_share=share, valid=fault is None, invalid_reason=fault), []
+
+    monkeypatch.setattr(experiment_module, "measure_once", measured)
+    experiment = Experiment(Site(0, 1), Results("batching"), 1.0)
+    run = experiment.run(Arm("U1", "", None, []), Phase("capacity", 64), 0)
+    assert experiment.results.runs == [run] and run.valid == (steals[-1] < 0.1)
+    assert len(steals) - len(list(stolen)) == made
 
 
 def test_an_order_is_the_same_each_time():

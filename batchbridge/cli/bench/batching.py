@@ -47,6 +47,15 @@ if TYPE_CHECKING:
     help="Of the closed loops. Repeatable.  [64 and 1024, quick: 256]",
 )  # fmt: skip
 @click.option(
+    "--rate-share", "rate_shares", type=click.FloatRange(0, 1, min_open=True, max_open=True), metavar="S",
+    multiple=True,
+    help="Open loops, whose slope tells the cost, at this share of what the slowest arm can do. Repeatable, at least "
+    "two.  [0.2, 0.4, 0.6 and 0.8, quick: none, and the cost is that at saturation]",
+)  # fmt: skip
+@click.option(
+    "--arm", "arms", metavar="NAME", multiple=True, help="Only this arm, such as U1 or 'B(64,64)'. Repeatable.  [all]"
+)
+@click.option(
     "--size", "sizes", type=click.IntRange(1, 1024), metavar="N", multiple=True,
     help="Batch sizes: every pair of them is an arm. Repeatable.  [1, 8, 64 and 256]",
 )  # fmt: skip
@@ -74,7 +83,16 @@ def command(
     within blocks, every answer compared. Ctrl-C keeps what is done.
     """
     from ...measure.arms import QuestionArms
-    from ...measure.batching import FULL, QUICK, UNBATCHED, UNBATCHED_AGAIN, estimate_s, perform, summarise
+    from ...measure.batching import (
+        FULL,
+        QUICK,
+        UNBATCHED,
+        UNBATCHED_AGAIN,
+        asked_for,
+        estimate_s,
+        perform,
+        summarise,
+    )
     from ...measure.experiment import CAPACITY, Experiment, Phase
 
     plan = _plan(QUICK if quick else FULL, asked)
@@ -83,9 +101,9 @@ def command(
     if confounders:
         refuse_place(place, link)
         with QuestionArms(plan.handler, plan.handler_threads, plan.pairs) as arms:
-            phase = Phase(CAPACITY, max(plan.connections))
+            phase, those = Phase(CAPACITY, max(plan.connections)), asked_for({0: arms.of(0, 0)}, plan.arms)[0]
             compare(
-                arms.of(0, 0), phase, base=UNBATCHED, again=UNBATCHED_AGAIN, blocks=plan.blocks, seconds=plan.seconds,
+                those, phase, base=UNBATCHED, again=UNBATCHED_AGAIN, blocks=plan.blocks, seconds=plan.seconds,
                 settings=asdict(plan), notes=notes, output=output, as_json=as_json,
             )  # fmt: skip
         return
@@ -110,12 +128,14 @@ def command(
 
 def _plan(default: Plan, asked: dict[str, Any]) -> Plan:
     sizes = asked.pop("sizes")
+    if len(set(asked["rate_shares"])) == 1:
+        raise click.UsageError("a slope takes two rates: --rate-share is needed at least twice")
     changes = {name: value for name, value in asked.items() if value not in (None, ())}
     if sizes:
         # The pair (1, 1) is always among them: it is the A/A arm.
         pairs = {(1, 1), *((size_in, size_out) for size_in in sizes for size_out in sizes)}
         changes["pairs"] = tuple(sorted(pairs))
-    for name in ("connections", "works_us"):
+    for name in ("connections", "works_us", "rate_shares"):
         if name in changes:
             changes[name] = tuple(sorted(set(changes[name])))
     return replace(default, **changes)
