@@ -136,6 +136,25 @@ def slowest_capacity(runs: Iterable[Run], work_us: int) -> float:
 
 
 @dataclass(frozen=True)
+class RateFigures:
+    """An arm at an offered rate: medians, and intervals over blocks. None: not known."""
+
+    rate_share: float
+    """Of the slowest arm's capacity."""
+    rate_per_s: float | None
+    cost_us: Interval | None = None
+    """Server CPU by request, all that was busy; a slope over rates leaves out what they share."""
+    mean_batch_size: float | None = None
+    gaps: dict[str, Interval | None] = field(default_factory=dict)
+    """G at this rate, against each kernel arm that has a cost here."""
+    ratio_to_u1: Interval | None = None
+    """Of server CPU, paired within blocks."""
+    latency_p50_us: float | None = None
+    latency_p99_us: float | None = None
+    """Of a core that never sleeps."""
+
+
+@dataclass(frozen=True)
 class ArmFigures:
     """An arm with so many connections and so much work: medians, and intervals over blocks. None: not known."""
 
@@ -165,6 +184,8 @@ class ArmFigures:
     latency_p50_us: float | None = None
     latency_p99_us: float | None = None
     """Of the latency phase, else of the closed loop."""
+    at_rates: list[RateFigures] = field(default_factory=list)
+    """In rising order; none without open loops."""
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data for JSON, where an infinite bound is null."""
@@ -235,6 +256,33 @@ def figures_of(arm: str, of: dict[str, list[Run]], work_us: float, connections: 
         ipis_per_request=middle(run.ipis_per_request for run in closed),
         latency_p50_us=percentile(slow, "p50"),
         latency_p99_us=percentile(slow, "p99"),
+        at_rates=[at_rate(arm, of, share) for share in shares_of(runs)],
+    )
+
+
+def shares_of(runs: Iterable[Run]) -> list[float]:
+    """The rates that were offered, as shares of the slowest arm's capacity."""
+    return sorted({float(run.parameters["rate_share"]) for run in runs if "rate_share" in run.parameters})
+
+
+def at_rate(arm: str, of: dict[str, list[Run]], share: float) -> RateFigures:
+    """One arm's at an offered rate, out of the runs of all arms."""
+    there = {
+        name: [run for run in runs if run.valid and run.parameters.get("rate_share") == share]
+        for name, runs in of.items()
+    }
+    costs = {name: by_block(runs, "server_cpu_us_per_request") for name, runs in there.items()}
+    unbatched, own = costs.get(UNBATCHED, {}), costs[arm]
+    kernels = [kernel for kernel in KERNEL_ARMS if costs.get(kernel) and arm.startswith("B")]
+    return RateFigures(
+        rate_share=share,
+        rate_per_s=middle(run.offered_per_s for run in there[arm]),
+        cost_us=bootstrap_interval(list(own.values()), median) if own else None,
+        mean_batch_size=middle(run.mean_batch_size for run in there[arm]),
+        gaps={kernel: closed_gap(unbatched, own, costs[kernel]) for kernel in kernels},
+        ratio_to_u1=None if arm == UNBATCHED else ratio_interval(own, unbatched),
+        latency_p50_us=percentile(there[arm], "p50"),
+        latency_p99_us=percentile(there[arm], "p99"),
     )
 
 

@@ -39,6 +39,7 @@ FIGURES: dict[str, Figure] = {
     figure.name: figure
     for figure in (
         Figure("batching", ("batching",), "throughput, cost and G over the achieved batch size"),
+        Figure("rates", ("batching",), "the server's core over offered rates, cost by request and p99"),
         Figure("sweep", ("sweep",), "heat maps over max_batch_size and max_queue_delay_us"),
         Figure("trade-off", ("sweep",), "p99 against server CPU"),
         Figure("throughput-latency", ("load", "versus", "sweep"), "throughput against latency"),

@@ -11,14 +11,15 @@ from typing import Any
 
 from matplotlib.ticker import PercentFormatter
 
-from ..measure.experiment import CAPACITY, is_client_limited
+from ..measure.experiment import CAPACITY
 from ..measure.overload import load_of
 from ..measure.results import Results, Run
 from ..measure.statistics import by_block
-from .groups import Group, collect, evidence_note, spread_of
+from .groups import Group, collect, evidence_note
+from .lines import draw_line, in_ms, is_hollow
 from .sheet import NothingToDrawError, Sheet, footnotes_of
-from .style import COLOURS, LINES, MARKERS, logarithmic, styled
-from .throughput_latency import bars, latency
+from .style import COLOURS, logarithmic, styled
+from .throughput_latency import latency
 
 
 def draw(results: Sequence[Results]) -> dict[str, Sheet]:
@@ -37,9 +38,9 @@ def draw(results: Sequence[Results]) -> dict[str, Sheet]:
         handles = []
         for number, arm in enumerate(arms):
             of_arm = sorted((group for group in groups if group.arm == arm), key=place_of)
-            handles.append(draw_line(goodput, of_arm, share_of_capacity(one, arm), number))
-            draw_line(progress, of_arm, lambda run: run.server_threads_share, number)
-            draw_line(tail, of_arm, in_ms(latency("p99")), number)
+            handles.append(draw_line(goodput, of_arm, place_of, share_of_capacity(one, arm), number))
+            draw_line(progress, of_arm, place_of, lambda run: run.server_threads_share, number)
+            draw_line(tail, of_arm, place_of, in_ms(latency("p99")), number)
         draw_ideal(goodput, max(place_of(group) for group in groups))
         for axis, title, unit in (
             (goodput, "Goodput", "goodput (% of capacity)"),
@@ -74,33 +75,6 @@ def share_of_capacity(results: Results, arm: str) -> Callable[[Run], float | Non
     closed = [run for run in results.of(arm) if run.parameters.get("phase") == CAPACITY]
     capacity = by_block(closed, "requests_per_s")
     return lambda run: run.requests_per_s / capacity[run.block] if capacity.get(run.block) else None
-
-
-def in_ms(figure: Callable[[Run], float | None]) -> Callable[[Run], float | None]:
-    """Microseconds to milliseconds; nothing where nothing was answered."""
-    return lambda run: value / 1e3 if (value := figure(run)) else None
-
-
-def is_hollow(group: Group) -> bool:
-    """Whether the client was the limit in half of the runs."""
-    return sum(is_client_limited(run) for run in group.runs) * 2 >= len(group.runs)
-
-
-def draw_line(axis: Any, groups: Sequence[Group], figure: Callable[[Run], float | None], number: int) -> Any:
-    """An arm in one panel; returns the legend's handle."""
-    known = [(group, spread_of(values)) for group in groups if (values := group.values(figure))]
-    spreads = [spread for _, spread in known]
-    style = {"color": COLOURS[number], "marker": MARKERS[number], "linestyle": LINES[number]}
-    handle = axis.errorbar(
-        [place_of(group) for group, _ in known], [spread.middle for spread in spreads], yerr=bars(spreads),
-        capsize=2.5, elinewidth=1, **style,
-    )  # fmt: skip
-    hollow = [(place_of(group), spread.middle) for group, spread in known if is_hollow(group)]
-    axis.plot(
-        [place for place, _ in hollow], [height for _, height in hollow], linestyle="none", marker=MARKERS[number],
-        markerfacecolor="white", markeredgecolor=COLOURS[number], markeredgewidth=1.6, zorder=5,
-    )  # fmt: skip
-    return handle
 
 
 def draw_ideal(axis: Any, furthest: float) -> None:

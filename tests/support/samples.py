@@ -111,6 +111,20 @@ def load_results() -> Results:
     return Results("load", machine=MACHINE, runs=[run])
 
 
+def rates_results(blocks: int = 3) -> Results:
+    """Arms at two rates, without and with batches."""
+    results = Results("batching", machine=MACHINE)
+    for block in range(blocks):
+        for arm, base in (("U1", 9.0), ("B(64,64)", 6.0), ("K1", 7.0)):
+            for share, rate in ((0.2, 20_000.0), (0.8, 80_000.0)):
+                parameters = {"phase": "cost", "connections": 64, "work_us": 0, "rate_share": share, "rate_per_s": rate}
+                run = make_run(arm, block, parameters, rate=rate, latency_us=300, batch=8.0, offered_per_s=rate,
+                               client_idle_share=0.5)  # fmt: skip
+                run.server_cpu_us_per_request = base + 2 / share + block / 10
+                results.runs.append(run)
+    return results
+
+
 def overload_results(blocks: int = 3) -> Results:
     """A server that keeps its goodput, and one that loses it; both with a capacity of 100,000/s."""
     results = Results("overload", machine=MACHINE, settings={"close": True})

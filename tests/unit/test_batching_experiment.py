@@ -237,6 +237,23 @@ def test_costs_are_slopes_where_there_are_rates_and_latencies_are_those_of_the_l
     assert found.requests_per_s.mid == pytest.approx(100e3, rel=0.02), "offered rates are no capacity"
 
 
+def test_costs_are_told_at_each_rate_with_the_gap_there():
+    runs = made(3)
+    for block in range(3):
+        for share, costs in ((0.2, {"U1": 20.0, "B(8,8)": 9.0, "K1": 15.0}), (0.8, {"U1": 9.0, "B(8,8)": 8.0})):
+            for arm, cost in costs.items():
+                at = {"phase": "cost", "rate_share": share}
+                run = capacity(arm, block, share * 1e5, cost + block / 10, parameters=at, offered_per_s=share * 1e5)
+                runs.append(run)
+    figures = {one.arm: one.at_rates for one in summarise(runs)}
+    low, high = figures["B(8,8)"]
+    assert (low.rate_share, low.rate_per_s, high.rate_per_s) == (0.2, 2e4, 8e4)
+    assert low.cost_us.mid == pytest.approx(9.1) and low.gaps["K1"].mid == pytest.approx(11 / 5)
+    assert low.ratio_to_u1.mid == pytest.approx(9.1 / 20.1, rel=1e-3) and high.gaps == {}
+    assert figures["U1"][0].ratio_to_u1 is None and [at.rate_share for at in figures["K1"]] == [0.2]
+    assert figures["B(64,64)"] == []
+
+
 def test_invalid_runs_are_reasons_and_no_numbers():
     runs = [*made(2), *(capacity("B(1,1)", block, 1e9, valid=False, invalid_reason="It died.") for block in range(2))]
     found = next(one for one in summarise(runs) if one.arm == "B(1,1)")

@@ -17,7 +17,15 @@ from batchbridge.plot.groups import collect, label_of, spread_of, varying
 from batchbridge.plot.latency_cdf import chosen, slower_shares
 from batchbridge.plot.sheet import shortened
 from batchbridge.plot.throughput_latency import lines_of as throughput_lines_of
-from support.samples import batching_results, load_results, make_run, overload_results, sweep_results, versus_results
+from support.samples import (
+    batching_results,
+    load_results,
+    make_run,
+    overload_results,
+    rates_results,
+    sweep_results,
+    versus_results,
+)
 
 LONG = "a server whose name is far longer than anybody would wish it to be, version 1.2.3 with all patches"
 
@@ -53,6 +61,10 @@ CASES = [
     ("sweep", sweep_results(), [
         "p99 latency (ms)", "Server CPU (µs/request)", "Throughput (1,000 requests/s)", "max_batch_size (requests)",
         "max_queue_delay_us (µs)", "n = 3 blocks", "A screen: no evidence.", "Open loop, 50,000 requests/s offered.",
+    ]),
+    ("rates", rates_results(), [
+        "busy time of the server's core (%)", "server CPU (µs/request)", "p99 latency (ms)", "U1", "B(64,64)", "K1",
+        "offered rate (1,000 requests/s)", "Open loop, 64 connections; batches wait to be full", "n = 3 blocks",
     ]),
     ("overload", overload_results(), [
         "goodput (% of capacity)", "its threads' share of the core (%)", "p99 latency (ms)", "kernel", "nginx",

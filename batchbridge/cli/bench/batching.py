@@ -33,7 +33,9 @@ from .shared import (
 )
 
 if TYPE_CHECKING:
-    from ...measure.batching import ArmFigures, Plan
+    from rich.console import Console
+
+    from ...measure.batching import ArmFigures, Plan, RateFigures
     from ...measure.links import Link
     from ...measure.results import Run
 
@@ -164,11 +166,37 @@ def _print_batching(figures: Sequence[ArmFigures], runs: Sequence[Run]) -> None:
         work = f", {work_us:g} µs of work a request" if work_us else ""
         console.print(f"\n[bold]{connections:,.0f} connections{work}[/]")
         console.print(rows)
+        _print_rates(console, chosen)
         print_invalid(console, chosen)
     print_profiles(console, runs)
 
 
-def _gap(one: ArmFigures, kernel: str) -> str:
+def _print_rates(console: Console, figures: Sequence[ArmFigures]) -> None:
+    """What each arm costs at each rate that was offered, where any was."""
+    from ...measure.statistics import middle
+
+    shares = list(dict.fromkeys(at.rate_share for one in figures for at in one.at_rates))
+    for share in shares:
+        chosen = [(one.arm, at) for one in figures for at in one.at_rates if at.rate_share == share]
+        kernels = list(dict.fromkeys(kernel for _, at in chosen for kernel in at.gaps))
+        rate = middle(at.rate_per_s for _, at in chosen) or 0.0
+        console.print(f"\n{rate:,.0f} requests/s offered, {share:.0%} of what the slowest arm can do")
+        rows = table(
+            ["arm", "mean batch", "CPU µs", "CPU × U1", *(f"G ({kernel})" for kernel in kernels), "p50 µs", "p99 µs"]
+        )
+        for arm, at in chosen:
+            rows.add_row(
+                arm,
+                "" if at.mean_batch_size is None else f"{at.mean_batch_size:.1f}",
+                spread(at.cost_us, "{:.2f}"),
+                spread(at.ratio_to_u1, "{:.2f}"),
+                *(_gap(at, kernel) for kernel in kernels),
+                *("" if each is None else f"{each:,.0f}" for each in (at.latency_p50_us, at.latency_p99_us)),
+            )
+        console.print(rows)
+
+
+def _gap(one: ArmFigures | RateFigures, kernel: str) -> str:
     if kernel not in one.gaps:
         return ""
     gap = one.gaps[kernel]
