@@ -48,6 +48,10 @@ def at_rest(stats: Mapping[str, Any]) -> list[Check]:
         "bytes of unfinished requests": stats["bytes"]["input_waiting"],
         "zero-copy sends pending": stats["sends"]["zero_copy_pending"],
         "table faults": stats["engine"]["table_faults"],
+        "pinned fragments": stats["cache"]["fragments"]["pins"],
+        "fragments being read": stats["fills"]["under_way"],
+        "windows of files": stats["cache"]["page_cache"]["pieces"],
+        "faults of the arena": stats["cache"]["arena"]["faults"],
     }
     return [equal(name, "there are", count, "there should be", 0) for name, count in left.items()]
 
@@ -59,12 +63,20 @@ def is_at_rest(stats: Mapping[str, Any]) -> bool:
 def within(stats: Mapping[str, Any]) -> list[Check]:
     """The server's counters against each other."""
     requests, bridge, connections = stats["requests"], stats["bridge"], stats["connections"]
+    cache, images = stats["cache"], stats.get("kernel_side", {}).get("images", 0)
     routes = stats["routes"].values()
     batches, items = (sum(route[name] for route in routes) for name in ("batches", "items"))
     dropped = bridge["dropped_disconnected"] + bridge["dropped_expired"]
     outcomes = sum(requests["outcomes"].values())
     return [
         equal("requests and outcomes", "requests read", requests["read"], "outcomes", outcomes),
+        equal(
+            "fragments", "present", cache["fragments"]["present"],
+            "pieces of memory", cache["arena"]["pieces"] + cache["plain_memory"]["pieces"],
+        ),
+        # An image of the kernel side may hold one that the cache has let go.
+        at_most("objects leaving the cache", "there are", cache["leaving"], images),
+        at_most("size of the cache", "it has", cache["size_bytes"], cache["size_bytes_max"]),
         equal("connections", "accepted", connections["accepted"], "closed", connections["closed"]),
         equal("batches", "of the routes", batches, "of the workers", bridge["batches"]),
         equal("items", "of the routes", items, "of the workers", bridge["items"]),

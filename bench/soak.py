@@ -59,7 +59,7 @@ SETTINGS = {
     "linger_timeout": "500ms",
     "handler_threads": 2,
     "handler_queue_slabs": 48,
-    "cache_size": "64MiB",
+    "cache_size": "8MiB",
     "access_log_buffer": "1MiB",
 }
 

@@ -23,6 +23,9 @@ from batchbridge.measure.traffic import request_bytes
 from . import soak_app
 
 SMALL_FILES = 60
+#: Files of several fragments each; together more than the cache may hold, so that they come and go.
+MEDIUM_FILES = 40
+MEDIUM_SIZE_BYTES_MIN, MEDIUM_SIZE_BYTES_MAX = 70_000, 900_000
 LARGE_SIZE_BYTES = 1_600_000
 HUGE_SIZE_BYTES = 16_000_000
 
@@ -92,6 +95,10 @@ def make_site(root: Path, seed: int = 1) -> None:
     (root / "empty.txt").write_bytes(b"")
     for number in range(SMALL_FILES):
         (root / "small" / f"{number:03}.html").write_bytes(chance.randbytes(int(chance.lognormvariate(7.5, 1.2)) + 1))
+    (root / "medium").mkdir()
+    for number in range(MEDIUM_FILES):
+        size_bytes = chance.randrange(MEDIUM_SIZE_BYTES_MIN, MEDIUM_SIZE_BYTES_MAX)
+        (root / "medium" / f"{number:03}.bin").write_bytes(chance.randbytes(size_bytes))
     (root / "large.bin").write_bytes(chance.randbytes(LARGE_SIZE_BYTES))
     (root / "huge.bin").write_bytes(chance.randbytes(HUGE_SIZE_BYTES))
 
@@ -138,6 +145,22 @@ def file_cases(root: Path, server: ServerProcess, tally: Tally) -> list[Case]:
             get(path, FILE, status=304, headers={"If-Modified-Since": modified}, weight=0.1),
             get(path, REFUSED, status=412, headers={"If-Match": '"another"'}, weight=0.1),
         ]  # fmt: skip
+    return cases
+
+
+def fragment_cases(root: Path, seed: int = 1) -> list[Case]:
+    """Cached files in fragments, whole and in parts that begin and end within any of them."""
+    chance = random.Random(seed)
+    cases = []
+    for path in sorted((root / "medium").iterdir()):
+        content, target = path.read_bytes(), f"/medium/{path.name}"
+        first = chance.randrange(len(content))
+        last = chance.randrange(first, len(content))
+        part = {"Range": f"bytes={first}-{last}"}
+        cases += [
+            get(target, FILE, body=content),
+            get(target, FILE, status=206, headers=part, body=content[first : last + 1]),
+        ]
     return cases
 
 
@@ -248,6 +271,7 @@ def groups(root: Path, server: ServerProcess, tally: Tally) -> list[Group]:
     ]
     return [
         Group("files", files, 16),
+        Group("fragments", fragment_cases(root), 8),
         Group("handlers", handlers, 48),
         Group("pipelined", mixed, 4, {"pipeline": 16}),
         Group("one each", mixed, 8, {"close": True}),

@@ -127,6 +127,12 @@ STATS = {
                "reasons": {"full": 0, "idle": 10}, "batch_size_histogram": [2, 8, 0]},
     },
     "sends": {"zero_copy_pending": 0},
+    "fills": {"under_way": 0},
+    "cache": {
+        "size_bytes": 5000, "size_bytes_max": 5000, "leaving": 7, "fragments": {"pins": 0, "present": 9},
+        "arena": {"pieces": 6, "faults": 0}, "plain_memory": {"pieces": 3}, "page_cache": {"pieces": 0},
+    },
+    "kernel_side": {"images": 7},
     "log": {"lines": 119, "lines_lost": 1},
     "engine": {"table_faults": 0},
 }  # fmt: skip
@@ -155,7 +161,9 @@ def test_balanced_books_have_no_fault():
         ("routes", "/b", "batches"), ("routes", "/b", "items"), ("routes", "/b", "queued"),
         ("routes", "/b", "in_flight"), ("routes", "/b", "reasons", "idle"), ("sends", "zero_copy_pending"),
         ("log", "lines"), ("log", "lines_lost"),
-        ("engine", "table_faults"),
+        ("engine", "table_faults"), ("fills", "under_way"), ("cache", "size_bytes"), ("cache", "leaving"),
+        ("cache", "fragments", "pins"), ("cache", "fragments", "present"), ("cache", "arena", "pieces"),
+        ("cache", "arena", "faults"), ("cache", "plain_memory", "pieces"), ("cache", "page_cache", "pieces"),
     ],
 )  # fmt: skip
 def test_a_counter_that_is_off_by_one_is_a_fault(path):
