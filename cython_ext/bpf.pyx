@@ -8,7 +8,7 @@ import os
 from libc.errno cimport errno
 from libc.stdint cimport uint32_t, uint64_t, uintptr_t
 
-from batchbridge.cython_ext.kernel cimport tier_free, tier_prepare
+from batchbridge.cython_ext.rows cimport tier_free, tier_prepare
 from batchbridge.cython_ext.sender cimport sender_close, sender_open
 from batchbridge.cython_ext.tier cimport (
     BB_IMAGE_SLOTS, BB_IMAGES_MAX, BB_ROWS_MAX, Tier, bb_rendering, bb_free_rows, bb_image, bb_row, bb_send_entries,

@@ -1,14 +1,8 @@
 # The engine's part of the kernel side (kernel_side/): what comes up through its ring becomes what any driver tells of a
 # connection. Knows no libbpf (bpf has loaded and mapped what is used here) and no io_uring.
-from libc.stdint cimport uint32_t
-
-from batchbridge.cython_ext.core cimport Connection, Engine
+from batchbridge.cython_ext.core cimport Engine
 from batchbridge.cython_ext.tier cimport Tier
 
-
-# Memory of user mode's own; -errno. tier_free also where that failed.
-cdef int tier_prepare(Tier *tier, uint32_t connections_max) noexcept nogil
-cdef void tier_free(Tier *tier) noexcept nogil
 
 # Takes all that has come up. tier_sleeps: says that this thread will wait, unless there is something to be done first;
 # looks_soon: for a moment only, so that what is only to be logged need not wake it.
@@ -18,11 +12,3 @@ cdef void tier_woke(Tier *tier) noexcept nogil
 cdef bint tier_has_records(const Tier *tier) noexcept nogil
 # Whether there are records that somebody waits for: those that are only to be logged can wait.
 cdef bint tier_has_news(const Tier *tier) noexcept nogil
-
-# A connection's life as the driver sees it: its cookie is in `cookies` (0: it could not be asked); it was closed.
-cdef void tier_cookie_known(Tier *tier, const Connection *connection) noexcept nogil
-cdef void tier_left(Tier *tier, Connection *connection) noexcept nogil
-
-# Back-pressure of a connection that has a row.
-cdef void tier_pause(Tier *tier, const Connection *connection) noexcept nogil
-cdef void tier_resume(Tier *tier, const Connection *connection) noexcept nogil

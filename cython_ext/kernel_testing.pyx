@@ -11,9 +11,10 @@ from libc.string cimport memcpy
 
 from batchbridge.cython_ext.core cimport Connection, Engine
 from batchbridge.cython_ext.engine cimport EngineThread
-from batchbridge.cython_ext.kernel cimport (
-    tier_consume, tier_cookie_known, tier_free, tier_left, tier_pause, tier_prepare, tier_resume, tier_sleeps)
+from batchbridge.cython_ext.kernel cimport tier_consume, tier_sleeps
 from batchbridge.cython_ext.publish cimport publish_end
+from batchbridge.cython_ext.rows cimport tier_cookie_known, tier_free, tier_left, tier_prepare
+from batchbridge.cython_ext.spills cimport tier_pause, tier_resume
 from batchbridge.cython_ext.tier cimport *
 
 

@@ -2,6 +2,7 @@
 from libc.stdint cimport int32_t, uint8_t, uint16_t, uint32_t, uint64_t
 
 from batchbridge.cython_ext.cache cimport CacheObject
+from batchbridge.cython_ext.cookies cimport CookieTable
 from batchbridge.cython_ext.parse cimport Head
 from batchbridge.cython_ext.sender cimport Sender
 
@@ -92,14 +93,6 @@ cdef struct RowState:
     uint32_t settled                # the value of the row's out_kernel, up to which all has left as far as known here
     uint32_t answered               # the value of the row's `answered` that its connection's deadline was set for
     bb_peer peer
-
-
-# A set of 64-bit numbers with what each stands for, by open addressing; 0 and 1 are no numbers.
-cdef struct CookieTable:
-    uint64_t *cookies
-    uint32_t *values
-    uint32_t mask
-    uint32_t used                   # also by what was taken out again
 
 
 # What user mode knows of an image.

@@ -14,10 +14,10 @@ from batchbridge.cython_ext.answer cimport answer_part
 from batchbridge.cython_ext.connection cimport connection_closed, connection_lost
 from batchbridge.cython_ext.core cimport (
     CONNECTION_CLOSES, CONNECTION_FREE, IS_CLOSING, IS_FINISHING, IS_RECEIVING, Connection, Engine)
-from batchbridge.cython_ext.kernel cimport tier_left
 from batchbridge.cython_ext.output cimport mark_dirty
 from batchbridge.cython_ext.polled cimport polled_remove
 from batchbridge.cython_ext.ring cimport *
+from batchbridge.cython_ext.rows cimport tier_left
 from batchbridge.cython_ext.uring_operations cimport *
 
 

@@ -16,11 +16,12 @@ from batchbridge.cython_ext.core cimport (
     CONNECTION_CLOSES, CONNECTION_FREE, IS_CLOSING, IS_FINISHING, IS_PAUSED, IS_RECEIVING, Connection, Engine, Fill)
 from batchbridge.cython_ext.files cimport files_watch_fd
 from batchbridge.cython_ext.fills cimport fill_at
-from batchbridge.cython_ext.kernel cimport tier_cookie_known, tier_pause, tier_resume
 from batchbridge.cython_ext.output cimport fragment_read, sent
 from batchbridge.cython_ext.polled cimport polled_rang
 from batchbridge.cython_ext.ring cimport *
+from batchbridge.cython_ext.rows cimport tier_cookie_known
 from batchbridge.cython_ext.send cimport send_fell_short
+from batchbridge.cython_ext.spills cimport tier_pause, tier_resume
 from batchbridge.cython_ext.tier cimport Tier
 from batchbridge.cython_ext.uring_accept cimport on_accept, peer_name, take_peer_name
 from batchbridge.cython_ext.uring_close cimport close_if_over, close_slot, driver_tear_down, on_close
