@@ -9,18 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from .shared import (
-    INTERRUPTED,
-    end,
-    finish,
-    heading,
-    print_json,
-    progress,
-    results_into,
-    spread,
-    table,
-    wide_console,
-)
+from .shared import INTERRUPTED, finish, progress, results_into, spread, table, tell
 
 if TYPE_CHECKING:
     from ...measure.confounders import Change
@@ -69,12 +58,7 @@ def compare(
         results.note = INTERRUPTED
     found = changes(results.runs, base, again)
     finish(results, [*notes, sentence_of(found)])
-    if as_json:
-        print_json(results, [asdict(change) for change in found])
-    else:
-        wide_console().print(heading(results))
-        _print(found, base)
-    end(results, output, as_json)
+    tell(results, [asdict(change) for change in found], output, as_json, lambda console: _print(console, found, base))
 
 
 def sentence_of(found: Sequence[Change]) -> str:
@@ -89,9 +73,8 @@ def sentence_of(found: Sequence[Change]) -> str:
     return f"Ratios change beyond noise under: {', '.join(told)}."
 
 
-def _print(found: Sequence[Change], base: str) -> None:
+def _print(console: Any, found: Sequence[Change], base: str) -> None:
     """A table for each arm: how it stands to the base, and that as a share of what it is usually."""
-    console = wide_console()
     figures = list(dict.fromkeys(change.figure for change in found))
     console.print(f"Ratios to {base}", soft_wrap=True)
     for arm in dict.fromkeys(change.arm for change in found):

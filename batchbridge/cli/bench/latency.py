@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -14,27 +14,23 @@ from .shared import (
     RATE,
     SERVERS,
     blocks_flag,
-    end,
     finish,
-    heading,
     json_flag,
     measuring,
     missing_notes,
     place_flags,
     print_invalid,
-    print_json,
     progress,
     results_into,
     seconds_flag,
     spread,
     table,
-    wide_console,
+    tell,
 )
 
 if TYPE_CHECKING:
     from ...measure.latency import LatencyFigures
     from ...measure.links import Link
-    from ...measure.results import Results
 
 
 @click.command()
@@ -79,18 +75,12 @@ def command(
     finish(results, [said, *missing_notes(servers.missing)])
     base = next(name for name in (*names, *SERVERS) if name not in servers.missing)
     figures = summarise(results.runs, base)
-    if as_json:
-        print_json(results, [asdict(one) for one in figures])
-    else:
-        _print(figures, base, results)
-    end(results, output, as_json)
+    tell(results, [asdict(one) for one in figures], output, as_json, lambda console: _print(console, figures, base))
 
 
-def _print(figures: Sequence[LatencyFigures], base: str, results: Results) -> None:
+def _print(console: Any, figures: Sequence[LatencyFigures], base: str) -> None:
     from ...measure.latency import PERCENTILES
 
-    console = wide_console()
-    console.print(heading(results))
     for rate in dict.fromkeys(one.rate_per_s for one in figures):
         chosen = [one for one in figures if one.rate_per_s == rate]
         titles = [f"{name.replace('p999', 'p99.9')} µs" for name in PERCENTILES]

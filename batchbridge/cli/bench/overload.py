@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,28 +13,24 @@ from .shared import (
     NEW_FILE,
     SERVERS,
     blocks_flag,
-    end,
     finish,
     handler_threads_flag,
-    heading,
     json_flag,
     measuring,
     missing_notes,
     place_flags,
     print_invalid,
-    print_json,
     progress,
     results_into,
     seconds_flag,
     spread,
     table,
-    wide_console,
+    tell,
 )
 
 if TYPE_CHECKING:
     from ...measure.links import Link
     from ...measure.overload import OverloadFigures
-    from ...measure.results import Results
 
 
 @click.command()
@@ -91,16 +87,10 @@ def command(
             perform(plan, experiment, servers.arms(), lambda runs, those: announce(runs, those, estimate_s(plan, runs)))
     finish(results, [said, *missing_notes(servers.missing)])
     figures = summarise(results.runs)
-    if as_json:
-        print_json(results, [asdict(one) for one in figures])
-    else:
-        _print(figures, results)
-    end(results, output, as_json)
+    tell(results, [asdict(one) for one in figures], output, as_json, lambda console: _print(console, figures))
 
 
-def _print(figures: Sequence[OverloadFigures], results: Results) -> None:
-    console = wide_console()
-    console.print(heading(results))
+def _print(console: Any, figures: Sequence[OverloadFigures]) -> None:
     for arm in dict.fromkeys(one.arm for one in figures):
         chosen = [one for one in figures if one.arm == arm]
         rows = table([

@@ -45,6 +45,7 @@ __all__ = [
     "seconds_flag",
     "spread",
     "table",
+    "tell",
     "wide_console",
 ]
 
@@ -230,6 +231,19 @@ def print_invalid(console: Any, figures: Sequence[Told]) -> None:
         if one.invalid:
             more = f" (and {len(one.invalid) - 1} more reasons)" if one.invalid[1:] else ""
             console.print(f"[red]invalid[/] {one.arm}: {one.invalid[0]}{more}", soft_wrap=True)
+
+
+def tell(
+    results: Results, figures: Sequence[Any], output: Path, as_json: bool, print_tables: Callable[[Any], None]
+) -> None:
+    """Prints the figures: as JSON, or as the tables that a function prints on a console. Raises as :func:`end` does."""
+    if as_json:
+        print_json(results, figures)
+    else:
+        console = wide_console()
+        console.print(heading(results))
+        print_tables(console)
+    end(results, output, as_json)
 
 
 def end(results: Results, output: Path, as_json: bool) -> None:

@@ -15,21 +15,18 @@ from .shared import (
     FILE,
     NEW_FILE,
     RATE,
-    end,
     finish,
-    heading,
     json_flag,
     measuring,
     place_flags,
     print_invalid,
-    print_json,
     print_profiles,
     profile_notes,
     progress,
     results_into,
     spread,
     table,
-    wide_console,
+    tell,
 )
 
 if TYPE_CHECKING:
@@ -96,13 +93,12 @@ def command(
             perform(experiment, arms, phase, blocks)
     figures = summarise(results.runs, commands[-1])
     finish(results, [*notes, said])
-    if as_json:
-        print_json(results, [asdict(one) for one in figures])
-    else:
-        wide_console().print(heading(results))
-        print_servers(wide_console(), figures, "last")
-        print_profiles(wide_console(), results.runs)
-    end(results, output, as_json)
+
+    def print_tables(console: Any) -> None:
+        print_servers(console, figures, "last")
+        print_profiles(console, results.runs)
+
+    tell(results, [asdict(one) for one in figures], output, as_json, print_tables)
 
 
 def _asked(path: str, requests: Path | None, urls: Path | None) -> list[Exchange]:
