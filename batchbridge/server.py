@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import mimetypes
 import os
 import signal
 import socket
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
 from .cache import Cache
 from .config import Config
+from .engines import Threads, make_engines, settings_of, stats_of
 from .errors import BatchBridgeError, ConfigError, EngineError
-from .handlers import Array, Handler, HandlerThread, Json, Msgpack, NativeHandler
+from .handlers import Array, Handler, Json, Msgpack, NativeHandler
 from .machine import Machine
 from .native import native_function
 from .policy import BatchPolicy, PolicyFields
@@ -38,13 +37,6 @@ Function = TypeVar("Function", bound="Callable[[Batch], Any]")
 
 #: The engine's table of routes has a few places more, for what stands behind all routes.
 ROUTES_MAX = 256
-
-#: Batches that a worker is given before it has ended the first: one where it runs them one after the other, more where
-#: an event loop lets them overlap.
-LANE_BATCHES = {False: 1, True: 32}
-
-#: How long an engine may take to start or, after its drain, to end.
-ENGINE_PATIENCE_S = 10.0
 
 
 class Server:
@@ -90,13 +82,10 @@ class Server:
         self.engine = ""
         self.draining = False
         self._listeners: list[list[socket.socket]] = []
-        self._engine_threads: list[threading.Thread] = []
-        self._handler_threads: list[HandlerThread] = []
-        self._errors: list[BaseException] = []
+        self._threads = Threads(self.entered)
         self._root_fd = -1
         self._log_fd = -1
         self._admin: Any = None
-        self._ended = threading.Event()
         self._final_stats: dict[str, Any] | None = None
 
     # --- routes ---
@@ -210,8 +199,7 @@ class Server:
             raise BatchBridgeError("the server runs already")
         self.config.check_serving(len(self._all_handlers()))
         self.draining = False
-        self._ended.clear()
-        self._errors.clear()
+        self._threads = Threads(self.entered)
         self._final_stats = None
         try:
             self._start()
@@ -242,18 +230,7 @@ class Server:
             if wanted != "auto" or self.engine != "kernel":
                 raise
             reason = self._make_engines_without_kernel(handlers, str(error))
-        if self.config.handler_threads:
-            self._start_workers(handlers)
-        for number, engine in enumerate(self.engines):
-            name = f"batchbridge-engine-{number}"
-            thread = threading.Thread(target=self._run_engine, args=(engine, handlers), name=name, daemon=True)
-            self._engine_threads.append(thread)
-            thread.start()
-        for engine in self.engines:
-            if not engine.ready.wait(ENGINE_PATIENCE_S):
-                raise EngineError(f"the {self.engine} engine did not start within {ENGINE_PATIENCE_S:.0f} s")
-        if self._errors:
-            raise self._errors[0]
+        self._threads.start(self.engine, self.engines, handlers, self.config.handler_threads)
         if self.config.admin is not None:
             from . import admin
 
@@ -291,26 +268,8 @@ class Server:
         self._log_fd = open_log(config.access_log)
 
     def _make_engines(self, handlers: list[Handler]) -> None:
-        kind: type[EngineThread]
-        if self.engine in ("kernel", "io_uring"):
-            from .cython_ext.uring import UringEngine
-
-            kind = UringEngine
-        else:
-            from .cython_ext.epoll import EpollEngine
-
-            kind = EpollEngine
         settings = self.engine_settings(handlers)
-        lanes = max(1, self.config.handler_threads) if handlers else 0
-        routes = [handler.settings() for handler in handlers]
-        if self.engine == "kernel" and len(self._listeners) > 1:
-            from concurrent.futures import ThreadPoolExecutor
-
-            # Each loads the kernel side for itself, and the kernel verifies them side by side.
-            with ThreadPoolExecutor(min(len(self._listeners), os.cpu_count() or 1)) as pool:
-                self.engines += pool.map(lambda listeners: kind(settings, routes, lanes, listeners), self._listeners)
-        else:
-            self.engines += [kind(settings, routes, lanes, listeners) for listeners in self._listeners]
+        self.engines += make_engines(self.engine, settings, handlers, self._listeners)
         self.machine.table.listeners[:] = [engine.set_table for engine in self.engines]
 
     def _make_engines_without_kernel(self, handlers: list[Handler], why: str) -> str:
@@ -327,66 +286,12 @@ class Server:
 
     def engine_settings(self, handlers: list[Handler]) -> dict[str, Any]:
         """What an engine needs to know, as one dict."""
-        config = self.config
-        types = {
-            extension[1:].lower().encode(): name.encode()
-            for extension, name in [*mimetypes.MimeTypes(()).types_map[True].items(), *config.mime.items()]
-        }
-        if self.engine in ("kernel", "io_uring"):
-            from .cython_ext import ring
-
-            features = ring.probe()
-        else:
-            features = {}
         return {
-            **{option: getattr(config, option) for option in config.__dataclass_fields__},
+            **settings_of(self.config, self.engine, handlers),
             "table": dict(self.machine.table),
-            "types": types,
-            "default_type": b"application/octet-stream",
-            "index_files": tuple(name.encode() for name in config.index_files),
             "root_fd": self._root_fd,
             "access_log_fd": self._log_fd,
-            "lane_batches_max": LANE_BATCHES[any(handler.is_async for handler in handlers)],
-            "has_kernel_side": self.engine == "kernel",
-            "has_socket_command": features.get("socket_cmd", False),
-            "has_zero_copy": features.get("send_zc", False),
         }
-
-    def _start_workers(self, handlers: list[Handler]) -> None:
-        from .cython_ext.worker import Worker
-
-        if not handlers:
-            return
-        for engine in self.engines:
-            for number in range(self.config.handler_threads):
-                worker = Worker(engine, number, handlers)
-                thread = HandlerThread(worker, self.entered, len(self._handler_threads))
-                self._handler_threads.append(thread)
-                thread.start()
-        for thread in self._handler_threads:
-            thread.started_up.wait()
-            if thread.error is not None:
-                raise thread.error
-
-    def _run_engine(self, engine: EngineThread, handlers: list[Handler]) -> None:
-        """An engine thread's life; with handler_threads=0 the lifespan is entered here."""
-        try:
-            if handlers and self.config.handler_threads == 0:
-                from .cython_ext.worker import Worker
-
-                worker = Worker(engine, 0, handlers)
-                engine.set_inline_worker(worker)
-                with self.entered() as state:
-                    worker.state = state
-                    engine.run()
-            else:
-                engine.run()
-        except BaseException as error:
-            self._errors.append(error)
-        finally:
-            engine.ready.set()
-            if self._errors or all(not other.running for other in self.engines):
-                self._ended.set()
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[Any]:
@@ -413,17 +318,7 @@ class Server:
                 # New connections are refused from now on; those in the backlog are reset.
                 with contextlib.suppress(OSError):
                     listener.shutdown(socket.SHUT_RD)
-        until = time.monotonic() + timeout_s
-        for thread in self._engine_threads:
-            thread.join(max(0.0, until - time.monotonic()))
-        for engine in self.engines:
-            engine.stop()
-        for thread in self._engine_threads:
-            thread.join(ENGINE_PATIENCE_S)
-        for thread in self._handler_threads:
-            thread.worker.close()
-        for thread in self._handler_threads:
-            thread.join(ENGINE_PATIENCE_S)
+        self._threads.end(self.engines, timeout_s)
         if self.engines:
             self._final_stats = self.stats()
         self._close()
@@ -439,8 +334,6 @@ class Server:
         self._root_fd = self._log_fd = -1
         self.machine.table.listeners.clear()
         self.engines = []
-        self._engine_threads = []
-        self._handler_threads = []
 
     def _close_listeners(self) -> None:
         for listeners in self._listeners:
@@ -479,15 +372,15 @@ class Server:
                 on_ready(self)
             watcher = threading.Thread(target=self._tell_end, args=(wake,), daemon=True)
             watcher.start()
-            while not told and not self._ended.is_set():
+            while not told and not self._threads.ended.is_set():
                 wake.recv(64)
             self.stop()
             watcher.join()
-        if self._errors:
-            raise self._errors[0]
+        if self._threads.errors:
+            raise self._threads.errors[0]
 
     def _tell_end(self, wake: Wake) -> None:
-        self._ended.wait()
+        self._threads.ended.wait()
         wake.send(b"x")
 
     def reopen_log(self) -> None:
@@ -542,7 +435,7 @@ class Server:
         await asyncio.to_thread(self.start)
         try:
             # Without a time-out, so that an idle server wakes nobody; stop() lets the waiting thread go.
-            await asyncio.to_thread(self._ended.wait)
+            await asyncio.to_thread(self._threads.ended.wait)
         finally:
             await asyncio.shield(asyncio.to_thread(self.stop))
 
@@ -574,9 +467,7 @@ class Server:
         """Counters of all engines together, as nested dicts; those of the last run once it is over."""
         if not self.engines:
             return self._final_stats or {}
-        total: dict[str, Any] = {}
-        for engine in self.engines:
-            add_up(total, engine.stats())
+        total = stats_of(self.engines)
         total["engine"]["name"] = self.engine
         total["engine"]["threads"] = len(self.engines)
         return total
@@ -596,14 +487,3 @@ class Server:
         from .testing import TestClient
 
         return TestClient(self)
-
-
-def add_up(total: dict[str, Any], part: Mapping[str, Any]) -> None:
-    """Adds the numbers of `part` to those of `total`, at every depth."""
-    for name, value in part.items():
-        if isinstance(value, Mapping):
-            add_up(total.setdefault(name, {}), value)
-        elif isinstance(value, list):
-            total[name] = [a + b for a, b in zip(total.get(name, [0] * len(value)), value, strict=True)]
-        else:
-            total[name] = total.get(name, 0) + value
