@@ -1,15 +1,9 @@
 """The epoll driver: for machines and containers that do not allow io_uring.
 
+Here is its loop: listeners, events, files, the log. What it does with connections' sockets is in epoll_sockets.
+
 The rules:
 
-- Level-triggered, so nothing is missed. What epoll watches a socket for is put right only when an event shows it to be
-  wrong: most connections are over before it would have mattered (behind a FIN comes our close, behind a full socket
-  buffer an empty one).
-- A driver's function makes its system call at once, but what it has to report waits in a list until the loop delivers
-  it: so sent, output_step and send_reported never nest, and a client that takes a lot gets a bounded share of a turn.
-  Only send_fell_short is called at once, which flush expects.
-- A connection that is torn down loses its descriptor at once, its record at the turn's end: whoever is working on it
-  further up the stack still finds the record, and that it is closed.
 - An event names its connection by index and generation, and one for a connection that is no more is ignored.
 - What must be waited for of a file is read by threads (readers.pyx), which ring the engine's bell.
 - Nothing to do means no system call: epoll_wait sleeps until something happens or the earliest deadline.
@@ -18,24 +12,25 @@ import os
 
 from libc.errno cimport (
     EAGAIN, ECONNABORTED, EHOSTDOWN, EHOSTUNREACH, EINTR, EIO, ENETDOWN, ENETUNREACH, ENOSYS, EPERM, EPROTO, errno)
-from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from batchbridge.cython_ext.accesslog cimport log_flush, log_written
-from batchbridge.cython_ext.connection cimport (
-    connection_closed, connection_lost, connection_open, connection_peer, received, received_end)
+from batchbridge.cython_ext.connection cimport connection_open, connection_peer, received, received_end
 from batchbridge.cython_ext.core cimport (
-    CONNECTION_FREE, CONNECTION_LINGERS, CONNECTION_OPEN, IS_EOF, IS_PAUSED, Answer, Connection, Engine, Fill)
+    CONNECTION_FREE, CONNECTION_LINGERS, CONNECTION_OPEN, Connection, Engine, Fill)
 from batchbridge.cython_ext.engine cimport EngineThread, turn_begin, turn_end, turn_goes_on, turn_wait_us
-from batchbridge.cython_ext.output cimport fragment_read, sent
-from batchbridge.cython_ext.readers cimport (
-    Job, Readers, readers_ask, readers_collect, readers_end, readers_free, readers_new)
-from batchbridge.cython_ext.send cimport send_fell_short
+from batchbridge.cython_ext.epoll_sockets cimport (
+    EVENTS_MAX, LISTENERS_MAX, RECEIVE_SIZE_BYTES, Epoll, Socket, deliver_reports, driver_finish, driver_pause,
+    driver_resume, driver_send, driver_send_last, driver_send_reported, driver_tear_down, free_closed, is_deaf, name_of,
+    send_waiting, socket_of, watch, watch_for)
+from batchbridge.cython_ext.output cimport fragment_read
+from batchbridge.cython_ext.readers cimport Job, readers_ask, readers_collect, readers_end, readers_free, readers_new
 from batchbridge.cython_ext.system cimport (
     AF_INET, AF_INET6, EPOLL_CLOEXEC, EPOLL_CTL_ADD, EPOLL_CTL_DEL, EPOLL_CTL_MOD, EPOLLERR, EPOLLHUP, EPOLLIN,
-    EPOLLOUT, MSG_DONTWAIT, MSG_MORE, MSG_NOSIGNAL, POLLOUT, SHUT_WR, SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, close,
-    epoll_create1, epoll_ctl, epoll_event, epoll_wait, eventfd_read, eventfd_write, ntohs, poll, pollfd, recv, shutdown,
-    sockaddr, sockaddr_in, sockaddr_in6, sockaddr_storage, socket_send, syscall, write)
+    EPOLLOUT, MSG_DONTWAIT, POLLOUT, SOCK_CLOEXEC, SOCK_NONBLOCK, accept4, close, epoll_create1, epoll_wait,
+    eventfd_read, eventfd_write, ntohs, poll, pollfd, recv, sockaddr, sockaddr_in, sockaddr_in6, sockaddr_storage,
+    syscall, write)
 
 from batchbridge.errors import EngineError
 
@@ -45,11 +40,8 @@ cdef extern from "compat.h" nogil:
 
 
 cdef enum:
-    EVENTS_MAX = 512                # taken with one call
     ACCEPTS_MAX = 64                # of one listener in one turn
-    LISTENERS_MAX = 64
     ACCEPT_PAUSE_US = 100000        # out of descriptors or memory: accept again after this, or when a connection ends
-    RECEIVE_SIZE_BYTES = 65536
     LOG_END_TIMEOUT_MS = 1000       # how long the end waits for a pipe to take the last lines
     WAIT_MS_MAX = 0x7FFFFFFF
     SYS_EPOLL_PWAIT2 = 441          # Linux 5.11; the same number on all architectures
@@ -59,134 +51,15 @@ cdef enum:
     INDEX_LOG = 0xFFFFFFFD
 
 
-# What the driver knows of a connection: one for each record, in the same order.
-cdef struct Socket:
-    Connection *connection
-    Socket *next_report
-    Socket *next_closing
-    uint32_t watched                # events that epoll watches it for
-    uint8_t has_report              # of a send, which is told in the next turn: `result`
-    uint8_t is_reported             # it is in the list of reports
-    uint8_t is_closing              # it is in the list of those whose record is freed at the turn's end
-    uint8_t more
-    int64_t result
-    const char *data                # a reported send that waits until the socket takes bytes again
-    uint64_t length                 # 0: none waits
-
-
 cdef struct KernelTimespec:         # 64 bits each, whatever time_t is
     int64_t seconds
     int64_t nanoseconds
 
 
-cdef struct Epoll:
-    int fd
-    uint8_t has_pwait2
-    uint8_t is_accepting
-    uint8_t is_log_watched
-    int listener_count
-    int listeners[LISTENERS_MAX]
-    uint64_t accept_again_us        # 0: no such moment
-    Socket *sockets
-    Socket *reports
-    Socket *closing
-    Readers *readers
-    Job *jobs                       # one for each record of a fill, by its index; made when it is first needed
-    const char *log_text            # lines that were not yet taken
-    uint32_t log_left
-    uint32_t log_length
-    epoll_event events[EVENTS_MAX]
-    char buffer[RECEIVE_SIZE_BYTES]
+# --- of no connection ------------------------------------------------------------------------------------------------
 
-
-# --- what epoll watches ----------------------------------------------------------------------------------------------
-
-cdef int watch(const Epoll *driver, int operation, int fd, uint32_t events, uint64_t name) noexcept nogil:
-    """0, or -errno."""
-    cdef epoll_event event
-    event.events = events
-    event.data.u64 = name
-    return -errno if epoll_ctl(driver.fd, operation, fd, &event) < 0 else 0
-
-
-cdef Socket *socket_of(const Engine *engine, const Connection *connection) noexcept nogil:
-    return (<Epoll *>engine.driver_data).sockets + connection.index
-
-
-cdef uint64_t name_of(const Connection *connection) noexcept nogil:
-    return connection.index | <uint64_t>connection.generation << 32
-
-
-cdef void watch_for(Engine *engine, Connection *connection, uint32_t events) noexcept nogil:
-    cdef Socket *socket = socket_of(engine, connection)
-    if socket.watched == events or socket.is_closing:
-        return
-    socket.watched = events
-    watch(<Epoll *>engine.driver_data, EPOLL_CTL_MOD, connection.fd, events, name_of(connection))
-
-
-cdef bint is_deaf(const Connection *connection) noexcept nogil:
-    """Whether nothing is to be received: the client has sent all, or is to be slowed down.
-
-    One that lingers is read in any case: unread bytes would turn our close into a reset.
-    """
-    return connection.flags & IS_EOF or (connection.flags & IS_PAUSED and connection.state == CONNECTION_OPEN)
-
-
-# --- the driver's functions ------------------------------------------------------------------------------------------
-
-cdef int64_t send_now(const Connection *connection, const char *data, uint64_t length, int flags) noexcept nogil:
-    """Bytes that the socket took, or -errno."""
-    cdef ssize_t count
-    while True:
-        count = socket_send(connection.fd, data, length, flags | MSG_NOSIGNAL | MSG_DONTWAIT)
-        if count >= 0:
-            return count
-        if errno != EINTR:
-            return -errno
-
-
-cdef void driver_send(Engine *engine, Connection *connection, const char *data, uint32_t length) noexcept nogil:
-    cdef int64_t result = send_now(connection, data, length, 0)
-    if result != length:
-        send_fell_short(engine, connection, result)
-
-
-cdef void driver_send_last(Engine *engine, Connection *connection, const char *data, uint32_t length) noexcept nogil:
-    # MSG_MORE keeps the last segment back until shutdown lets it leave together with the FIN. Not until close: that
-    # would drop it, if the client sent anything that was not read.
-    cdef int64_t result = send_now(connection, data, length, MSG_MORE)
-    if result != length:
-        send_fell_short(engine, connection, result)
-        return
-    shutdown(connection.fd, SHUT_WR)
-    driver_tear_down(engine, connection)
-
-
-cdef void report(Engine *engine, Connection *connection, int64_t result) noexcept nogil:
-    """Lets the loop tell the engine what was sent."""
-    cdef Epoll *driver = <Epoll *>engine.driver_data
-    cdef Socket *socket = socket_of(engine, connection)
-    socket.has_report = 1
-    socket.result = result
-    if not socket.is_reported:
-        socket.is_reported = 1
-        socket.next_report = driver.reports
-        driver.reports = socket
-
-
-cdef void driver_send_reported(Engine *engine, Connection *connection, const char *data, uint64_t length, bint more,
-                               Answer *answer, uint32_t place) noexcept nogil:
-    # The kernel copies the bytes, so nobody has to hold the answer for it.
-    cdef Socket *socket = socket_of(engine, connection)
-    cdef int64_t result = send_now(connection, data, length, MSG_MORE if more else 0)
-    if result != -EAGAIN:
-        report(engine, connection, result)
-        return
-    socket.data = data
-    socket.length = length
-    socket.more = more
-    watch_for(engine, connection, socket.watched | EPOLLOUT)
+cdef void driver_ring_bell(Engine *engine, int bell) noexcept nogil:
+    eventfd_write(bell, 1)
 
 
 cdef void driver_read_fragment(Engine *engine, Fill *fill) noexcept nogil:
@@ -200,44 +73,13 @@ cdef void driver_read_fragment(Engine *engine, Fill *fill) noexcept nogil:
     readers_ask(driver.readers, job)
 
 
-cdef void driver_pause(Engine *engine, Connection *connection) noexcept nogil:
-    # The next event finds that it is paused.
-    pass
-
-
-cdef void driver_resume(Engine *engine, Connection *connection) noexcept nogil:
-    if not is_deaf(connection):
-        watch_for(engine, connection, socket_of(engine, connection).watched | EPOLLIN)
-
-
-cdef void driver_finish(Engine *engine, Connection *connection, const char *data, uint32_t length) noexcept nogil:
-    cdef int64_t result = send_now(connection, data, length, MSG_MORE) if length else 0
-    if result != length:
-        send_fell_short(engine, connection, result)
-        return
-    shutdown(connection.fd, SHUT_WR)
-    driver_resume(engine, connection)
-
-
-cdef void driver_tear_down(Engine *engine, Connection *connection) noexcept nogil:
-    cdef Epoll *driver = <Epoll *>engine.driver_data
-    cdef Socket *socket = socket_of(engine, connection)
-    if socket.is_closing:
-        return
-    socket.is_closing = 1
-    socket.has_report = 0
-    socket.length = 0
-    connection_lost(engine, connection)
-    # Closing removes it from epoll only where no other process has the descriptor.
-    watch(driver, EPOLL_CTL_DEL, connection.fd, 0, 0)
-    close(connection.fd)
-    connection.fd = -1
-    socket.next_closing = driver.closing
-    driver.closing = socket
-
-
-cdef void driver_ring_bell(Engine *engine, int bell) noexcept nogil:
-    eventfd_write(bell, 1)
+cdef void deliver_fills(Engine *engine, Epoll *driver) noexcept nogil:
+    cdef Job *job = readers_collect(driver.readers)
+    cdef Job *following
+    while job is not NULL:
+        following = job.next
+        fragment_read(engine, <Fill *>job.owner, job.result)
+        job = following
 
 
 cdef void driver_write_log(Engine *engine, const char *text, uint32_t length) noexcept nogil:
@@ -363,19 +205,6 @@ cdef void receive(Engine *engine, Epoll *driver, Connection *connection) noexcep
         driver_tear_down(engine, connection)
 
 
-cdef void send_waiting(Engine *engine, Connection *connection) noexcept nogil:
-    """The socket takes bytes again."""
-    cdef Socket *socket = socket_of(engine, connection)
-    cdef int64_t result
-    if socket.length:
-        result = send_now(connection, socket.data, socket.length, MSG_MORE if socket.more else 0)
-        if result != -EAGAIN:
-            socket.length = 0
-            sent(engine, connection, result)
-    elif not socket.has_report:
-        watch_for(engine, connection, socket.watched & ~<uint32_t>EPOLLOUT)
-
-
 cdef void handle_socket(Engine *engine, Epoll *driver, Connection *connection, uint32_t events) noexcept nogil:
     if events & (EPOLLERR | EPOLLHUP):
         # A reset, or both sides are through: what is still owed reaches nobody.
@@ -423,33 +252,6 @@ cdef void handle_events(Engine *engine, Epoll *driver, int count) noexcept nogil
                 handle_socket(engine, driver, connection, events)
 
 
-cdef void deliver_reports(Engine *engine, Epoll *driver) noexcept nogil:
-    """Tells the engine what was sent and read; what that leads to is told in the next turn."""
-    cdef Socket *socket = driver.reports
-    cdef Socket *following
-    cdef bint has_report
-    driver.reports = NULL
-    while socket is not NULL:
-        following = socket.next_report
-        has_report = socket.has_report
-        socket.is_reported = 0
-        socket.has_report = 0
-        if has_report:
-            sent(engine, socket.connection, socket.result)
-        socket = following
-    if engine.fills_under_way:
-        deliver_fills(engine, driver)
-
-
-cdef void deliver_fills(Engine *engine, Epoll *driver) noexcept nogil:
-    cdef Job *job = readers_collect(driver.readers)
-    cdef Job *following
-    while job is not NULL:
-        following = job.next
-        fragment_read(engine, <Fill *>job.owner, job.result)
-        job = following
-
-
 # --- the loop --------------------------------------------------------------------------------------------------------
 
 cdef int64_t wait_us_of(Engine *engine, const Epoll *driver) noexcept nogil:
@@ -484,25 +286,19 @@ cdef int wait_for_events(Engine *engine, Epoll *driver) noexcept nogil:
     return max(epoll_wait(driver.fd, driver.events, EVENTS_MAX, <int>wait_us), 0)
 
 
-cdef void free_closed(Engine *engine, Epoll *driver) noexcept nogil:
-    cdef Socket *socket
-    while driver.closing is not NULL:
-        socket = driver.closing
-        driver.closing = socket.next_closing
-        socket.is_closing = 0
-        connection_closed(engine, socket.connection)
-        driver.accept_again_us = 0      # there is a descriptor again
-
-
 cdef void run(Engine *engine, Epoll *driver) noexcept nogil:
     cdef int count
     while turn_goes_on(engine):
         count = wait_for_events(engine, driver)
         turn_begin(engine)
-        deliver_reports(engine, driver)
+        if driver.reports is not NULL:
+            deliver_reports(engine, driver)
+        if engine.fills_under_way:
+            deliver_fills(engine, driver)
         handle_events(engine, driver, count)
         turn_end(engine)
-        free_closed(engine, driver)
+        if driver.closing is not NULL:
+            free_closed(engine, driver)
         settle_accepting(engine, driver)
 
 
