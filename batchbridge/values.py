@@ -15,6 +15,9 @@ from .policy import check_field, one_of
 
 KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 
+#: What an engine has room for, of names such as those of index files.
+FILE_NAMES_MAX, FILE_NAME_SIZE_BYTES_MAX = 8, 63
+
 #: Content codings that a file's siblings can have.
 CODINGS = ("br", "zstd", "gzip")
 
@@ -202,6 +205,10 @@ def _file_names(value: Any, label: str) -> tuple[str, ...]:
     for name in names:
         if "/" in name or name in (".", ".."):
             raise ConfigError(f"{label}: {name!r} is not a file name")
+        if len(name.encode()) > FILE_NAME_SIZE_BYTES_MAX:
+            raise ConfigError(f"{label}: {name!r} is longer than {FILE_NAME_SIZE_BYTES_MAX} bytes")
+    if len(names) > FILE_NAMES_MAX:
+        raise ConfigError(f"{label}: {len(names)} names are too many; the most is {FILE_NAMES_MAX}")
     return names
 
 

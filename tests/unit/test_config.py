@@ -203,6 +203,8 @@ def test_what_is_no_address(text, words):
         ({"server_name": "a\r\nSet-Cookie: b"}, "not a server name"),
         ({"index_files": ["a/b"]}, "not a file name"),
         ({"index_files": 5}, "not a list"),
+        ({"index_files": ["é" * 32]}, "is longer than 63 bytes"),
+        ({"index_files": [str(number) for number in range(9)]}, "9 names are too many; the most is 8"),
         ({"bind": []}, "at least one"),
         ({"mime": {".x": "nothing"}}, "'nothing' for '.x' is not a media type"),
         ({"mime": {".x": "a/b\r\nc: d"}}, "not a media type"),
