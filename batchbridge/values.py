@@ -18,6 +18,9 @@ KIB, MIB, GIB = 1 << 10, 1 << 20, 1 << 30
 #: What an engine has room for, of names such as those of index files.
 FILE_NAMES_MAX, FILE_NAME_SIZE_BYTES_MAX = 8, 63
 
+#: A size that is to be found out.
+AUTO = "auto"
+
 #: Content codings that a file's siblings can have.
 CODINGS = ("br", "zstd", "gzip")
 
@@ -65,6 +68,15 @@ def parse_size(value: Any, label: str) -> int:
     if amount is None or amount < 0 or amount == float("inf") or amount != int(amount):
         raise ConfigError(f"{label}: {value!r} is not a size; give bytes, or a unit with it, such as 64k or 2MiB")
     return int(amount)
+
+
+def _size_or_auto(value: Any, label: str) -> int | str:
+    if isinstance(value, str) and value.strip().lower() == AUTO:
+        return AUTO
+    try:
+        return parse_size(value, label)
+    except ConfigError as error:
+        raise ConfigError(f"{error}, or auto") from None
 
 
 def _parse_duration(value: Any, label: str, unit: str) -> float | int:
@@ -297,6 +309,7 @@ PARSERS: dict[str, Callable[[Any, str], Any]] = {
     "routes": _routes,
     "seconds": parse_duration,
     "size": parse_size,
+    "size_or_auto": _size_or_auto,
     "switch": _switch,
     "token": _token,
     "url": _upstream,
