@@ -31,6 +31,7 @@ from typing import Any
 from .errors import ConfigError
 from .policy import one_of
 from .values import (
+    AUTO,
     CODINGS,
     GIB,
     KIB,
@@ -94,13 +95,18 @@ class Option:
         """The flag may be given more than once, and its values are collected."""
         return self.kind in ("addresses", "codings", "file_names", "mime")
 
+    def holds_size(self, value: Any) -> bool:
+        """Whether `value` is a number of bytes."""
+        return self.kind == "size" or (self.kind == "size_or_auto" and value != AUTO)
+
     @property
     def metavar(self) -> str:
         """What the help shows in the value's place."""
         names = {
             "address": "HOST:PORT", "addresses": "HOST:PORT", "app": "MODULE_OR_FILE:OBJECT",
             "codings": "|".join(CODINGS), "core": "CPU", "count": "N", "file_names": "NAME", "log": "PATH|-|off",
-            "mime": "EXT=TYPE", "path": "PATH", "seconds": "DURATION", "size": "SIZE", "token": "NAME", "url": "URL",
+            "mime": "EXT=TYPE", "path": "PATH", "seconds": "DURATION", "size": "SIZE", "size_or_auto": "SIZE|auto",
+            "token": "NAME", "url": "URL",
         }  # fmt: skip
         return "|".join(self.choices) or names.get(self.kind, "TEXT")
 
@@ -108,7 +114,7 @@ class Option:
         """The value as a person reads it, with its unit."""
         if value is None:
             return "none"
-        if self.kind == "size":
+        if self.holds_size(value):
             return format_size(value)
         if self.kind == "seconds":
             return format_duration(value)
@@ -131,6 +137,8 @@ class Option:
         parsed = PARSERS[self.kind](value, label)
         if self.choices and parsed not in self.choices:
             raise ConfigError(f"{label}: {value!r} is not known; choose {one_of(self.choices)}")
+        if self.kind == "size_or_auto" and parsed == AUTO:
+            return parsed
         if self.minimum is not None and parsed < self.minimum:
             raise ConfigError(f"{label}: {value} is too small; the least is {self._bound(self.minimum)}")
         if self.maximum is not None and parsed > self.maximum:
@@ -140,8 +148,9 @@ class Option:
         return parsed
 
     def _bound(self, bound: float) -> str:
-        spoken = self.format(int(bound) if self.kind == "size" else bound)
-        return f"{int(bound)} ({spoken})" if self.kind == "size" and bound >= KIB else spoken
+        is_size = self.holds_size(bound)
+        spoken = self.format(int(bound) if is_size else bound)
+        return f"{int(bound)} ({spoken})" if is_size and bound >= KIB else spoken
 
 
 def _powers_around(number: int) -> str:
@@ -291,9 +300,14 @@ class Config:
         "buffers", "size", 4 * MIB, "Ring from the kernel side to one engine thread, a power of two.", 64 * KIB, GIB,
         power_of_two=True, flag="--kernel-ring-size",
     )  # fmt: skip
-    zero_copy_size_bytes_min: int = _option(
-        "buffers", "size", 16 * KIB, "Responses from this size on are sent without being copied.", 1024, MIB
-    )
+    copied_size_bytes_max: int = _option(
+        "buffers", "size", 16 * KIB, "Responses up to this size, with their head, leave together with others of their "
+        "connection, which takes a copy more.", KIB, 16 * KIB,
+    )  # fmt: skip
+    zero_copy_size_bytes_min: int | str = _option(
+        "buffers", "size_or_auto", AUTO, "What is sent at a time from this size on is not copied; auto measures at the "
+        "start what is cheaper here.", KIB, MIB,
+    )  # fmt: skip
 
     access_log: str = _option(
         "log", "log", "off", "Access log, Combined format: a path, - for standard output, or off.", command_default="-"
@@ -325,6 +339,10 @@ class Config:
             ("cached_file_size_bytes_max", "cache_size_bytes"),
         ):
             object.__setattr__(self, small, min(getattr(self, small), getattr(self, large)))
+        # A size that was set holds for all responses; what auto finds is about sends, and leaves this as it is.
+        if self.zero_copy_size_bytes_min != AUTO:
+            copied = min(self.copied_size_bytes_max, int(self.zero_copy_size_bytes_min))
+            object.__setattr__(self, "copied_size_bytes_max", copied)
 
     @property
     def addresses(self) -> tuple[Address, ...]:
@@ -375,7 +393,7 @@ class Config:
             if option.section != section:
                 section = option.section
                 lines += ["", f"[{section}]"]
-            spoken = f" ({option.format(value)})" if option.kind == "size" and value >= KIB else ""
+            spoken = f" ({option.format(value)})" if option.holds_size(value) and value >= KIB else ""
             assignment = f"# {option.name} is not set" if value is None else f"{option.name} = {_toml(value)}"
             lines.append(f"{assignment}  # {option.help}{spoken}")
         return "\n".join(lines).strip() + "\n"

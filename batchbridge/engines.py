@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from .config import Config
 from .errors import EngineError
 from .handlers import Handler, HandlerThread
+from .zero_copy import size_for
 
 if TYPE_CHECKING:
     import socket
@@ -41,8 +42,11 @@ def settings_of(config: Config, engine: str, handlers: Sequence[Handler]) -> dic
         features = ring.probe()
     else:
         features = {}
+    zero_copy_size_bytes_min, zero_copy_size_from = size_for(config.zero_copy_size_bytes_min, features)
     return {
         **{option: getattr(config, option) for option in config.__dataclass_fields__},
+        "zero_copy_size_bytes_min": zero_copy_size_bytes_min,
+        "zero_copy_size_from": zero_copy_size_from,
         "types": types,
         "default_type": b"application/octet-stream",
         "index_files": tuple(name.encode() for name in config.index_files),

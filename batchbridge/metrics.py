@@ -23,7 +23,8 @@ Stats = Mapping[str, Any]
 GAUGES = {
     "open", "queued", "objects", "entries", "size_bytes", "size_bytes_max", "threads", "idle", "free", "groups",
     "unreclaimed", "leaving", "leaving_size_bytes", "living", "present", "pins", "files", "pieces", "open_size_bytes",
-    "registered_size_bytes", "huge_pages", "under_way",
+    "registered_size_bytes", "huge_pages", "under_way", "response_arena_size_bytes",
+    "response_arena_registered_size_bytes", "zero_copy_size_bytes_min", "zero_copy_pending",
 }  # fmt: skip
 
 HELP = {
@@ -40,6 +41,11 @@ HELP = {
     "batchbridge_gil_entries": "Times the interpreter was entered: one for each batch of a Python handler.",
     "batchbridge_items_unanswered": "Requests that their handler left without an answer: they got 500.",
     "batchbridge_answers_refused": "Answers of native handlers that could not be sent.",
+    "batchbridge_response_arena_size_bytes": "Memory that handlers' answers are written to.",
+    "batchbridge_response_arena_registered_size_bytes": "Of it, what is registered with the kernel as fixed buffers.",
+    "batchbridge_sends_pieces": "Sends of large or slow responses, which leave by themselves.",
+    "batchbridge_sends_zero_copy": "Of these, those without a copy.",
+    "batchbridge_sends_zero_copy_size_bytes_min": "From this size on, what is sent at a time is not copied.",
     "batchbridge_cache_objects": "Objects that the cache may answer with.",
     "batchbridge_cache_size_bytes": "What its objects, tags and directories take.",
     "batchbridge_cache_unreclaimed": "Objects that were purged and whose memory is still to be reclaimed.",

@@ -20,6 +20,7 @@ from .machine import Machine
 from .native import native_function
 from .policy import BatchPolicy, PolicyFields
 from .resources import Wake, fit_descriptors, listen, open_log, url_of, woken_by_signals
+from .zero_copy import DEFAULT_SIZE_BYTES
 
 if TYPE_CHECKING:
     from .cython_ext.engine import EngineThread
@@ -87,6 +88,7 @@ class Server:
         self._log_fd = -1
         self._admin: Any = None
         self._final_stats: dict[str, Any] | None = None
+        self._zero_copy = DEFAULT_SIZE_BYTES, "none"
 
     # --- routes ---
 
@@ -286,8 +288,10 @@ class Server:
 
     def engine_settings(self, handlers: list[Handler]) -> dict[str, Any]:
         """What an engine needs to know, as one dict."""
+        settings = settings_of(self.config, self.engine, handlers)
+        self._zero_copy = settings["zero_copy_size_bytes_min"], settings["zero_copy_size_from"]
         return {
-            **settings_of(self.config, self.engine, handlers),
+            **settings,
             "table": dict(self.machine.table),
             "root_fd": self._root_fd,
             "access_log_fd": self._log_fd,
@@ -463,6 +467,12 @@ class Server:
             raise BatchBridgeError("the server does not run, so it has no URL")
         return self.urls[0]
 
+    @property
+    def zero_copy_size_bytes_min(self) -> int | None:
+        """From this size on, what is sent at a time is not copied; None where the engine copies everything."""
+        size_bytes, source = self._zero_copy
+        return None if source == "none" else size_bytes
+
     def stats(self) -> dict[str, Any]:
         """Counters of all engines together, as nested dicts; those of the last run once it is over."""
         if not self.engines:
@@ -470,6 +480,7 @@ class Server:
         total = stats_of(self.engines)
         total["engine"]["name"] = self.engine
         total["engine"]["threads"] = len(self.engines)
+        total["sends"]["zero_copy_size_bytes_min"], total["sends"]["zero_copy_size_from"] = self._zero_copy
         return total
 
     @contextlib.contextmanager

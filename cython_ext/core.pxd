@@ -284,7 +284,8 @@ cdef struct Counters:
     uint64_t loops
     uint64_t submits
     uint64_t short_sends
-    uint64_t zero_copy_sends
+    uint64_t pieces                 # sends of Outputs: by themselves, and not from the scratch
+    uint64_t zero_copy_sends        # of them
     uint64_t zero_copy_pending      # sends whose notification has not come yet
     uint64_t items_deferred
     uint64_t items_coalesced

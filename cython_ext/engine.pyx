@@ -68,7 +68,6 @@ cdef extern from "<unistd.h>" nogil:
 cdef enum:
     BLOCKS_MAX = 4096               # of records (answers, deferred)
     SCRATCH_SIZE_BYTES = 2097152
-    COPIED_SIZE_BYTES_MAX = 16384   # what is longer costs more to copy than to send by itself
     LOG_AGE_US = 200000
 
 
@@ -251,8 +250,7 @@ cdef class EngineThread:
         engine.limits.response_size_bytes_max = settings["response_size_bytes_max"]
         engine.limits.cached_file_size_bytes_max = settings["cached_file_size_bytes_max"]
         engine.limits.zero_copy_size_bytes_min = settings["zero_copy_size_bytes_min"]
-        engine.limits.copied_size_bytes_max = min(engine.limits.zero_copy_size_bytes_min,
-                                                  <uint32_t>COPIED_SIZE_BYTES_MAX)
+        engine.limits.copied_size_bytes_max = settings["copied_size_bytes_max"]
         engine.limits.access_log_buffer_size_bytes = settings["access_log_buffer_size_bytes"]
         engine.limits.input_size_bytes_max = settings["input_size_bytes_max"]
         engine.limits.idle_timeout_us = <uint64_t>(settings["idle_timeout_s"] * 1e6)
@@ -503,13 +501,16 @@ cdef class EngineThread:
         """Counters, as nested dicts; read while the engine runs, so sums may be off by what happens meanwhile."""
         cdef Engine *engine = self.engine
         cdef uint32_t index
-        lanes = {"gil_entries": 0, "batches": 0, "items": 0, "items_unanswered": 0, "answers_refused": 0}
+        lanes = {"gil_entries": 0, "batches": 0, "items": 0, "items_unanswered": 0, "answers_refused": 0,
+                 "response_arena_size_bytes": 0}
         for index in range(engine.lane_count):
             lanes["gil_entries"] += engine.lanes[index].shared.gil_entries
             lanes["batches"] += engine.lanes[index].shared.batches
             lanes["items"] += engine.lanes[index].shared.items
             lanes["items_unanswered"] += engine.lanes[index].shared.items_unanswered
             lanes["answers_refused"] += engine.lanes[index].shared.answers_refused
+            lanes["response_arena_size_bytes"] += (
+                <uint64_t>engine.lanes[index].block_count * RESPONSE_BLOCK_SIZE_BYTES)
         return {
             "requests": {"read": engine.counters.requests,
                          "outcomes": {OUTCOME_NAMES[index]: engine.counters.outcomes[index]
@@ -524,10 +525,12 @@ cdef class EngineThread:
                        "dropped_expired": engine.counters.items_dropped_expired,
                        "dropped_disconnected": engine.counters.items_dropped_gone,
                        "late": engine.counters.items_late, "body_copies": engine.counters.body_copies,
-                       "slabs_in_use": engine.slabs.in_use},
+                       "slabs_in_use": engine.slabs.in_use,
+                       "response_arena_registered_size_bytes": 0},
             "routes": {self.routes[index]: self.route_stats(index) for index in range(engine.route_count)},
             "cache": cache_stats(engine.cache),
-            "sends": {"short": engine.counters.short_sends, "zero_copy": engine.counters.zero_copy_sends,
+            "sends": {"short": engine.counters.short_sends, "pieces": engine.counters.pieces,
+                      "zero_copy": engine.counters.zero_copy_sends,
                       "zero_copy_pending": engine.counters.zero_copy_pending},
             "fills": {"under_way": engine.fills_under_way},
             "log": {"lines": engine.counters.log_lines, "lines_lost": engine.counters.log_lines_lost},

@@ -170,6 +170,12 @@ cdef void next_part(Output *output) noexcept nogil:
     output.object_left = part.length
 
 
+cdef void send_by_itself(Engine *engine, Connection *connection, const char *data, uint64_t length, bint more,
+                         Answer *answer, uint32_t place) noexcept nogil:
+    engine.counters.pieces += 1
+    engine.driver.send_reported(engine, connection, data, length, more, answer, place)
+
+
 cdef void output_step(Engine *engine, Connection *connection) noexcept nogil:
     """Lets the next piece leave, or ends the Output."""
     cdef Output *output = connection.output
@@ -178,12 +184,11 @@ cdef void output_step(Engine *engine, Connection *connection) noexcept nogil:
     if output.text_sent == output.text_length and not output.object_left and has_parts(output):
         next_part(output)
     if output.text_sent < output.text_length and not (output.heads_fragment and output.object_left):
-        engine.driver.send_reported(engine, connection, output.text + output.text_sent,
-                                    output.text_length - output.text_sent,
-                                    output.body_left > 0 or output.object_left > 0 or has_parts(output), NULL, 0)
+        send_by_itself(engine, connection, output.text + output.text_sent, output.text_length - output.text_sent,
+                       output.body_left > 0 or output.object_left > 0 or has_parts(output), NULL, 0)
     elif output.body_left:
-        engine.driver.send_reported(engine, connection, output.body, min(output.body_left, <uint64_t>PIECE_SIZE_BYTES),
-                                    output.body_left > PIECE_SIZE_BYTES, output.answer if output.zero_copy else NULL, 0)
+        send_by_itself(engine, connection, output.body, min(output.body_left, <uint64_t>PIECE_SIZE_BYTES),
+                       output.body_left > PIECE_SIZE_BYTES, output.answer if output.zero_copy else NULL, 0)
     elif output.object_left:
         object_step(engine, connection, output)
     else:
@@ -236,13 +241,13 @@ cdef void send_piece(Engine *engine, Connection *connection, Output *output, con
         at = head
         length += output.text_length
     if fragments is NULL:
-        engine.driver.send_reported(engine, connection, at, length, more, NULL, 0)
+        send_by_itself(engine, connection, at, length, more, NULL, 0)
         return
     fragment = fragment_of(fragments, output.object_position, &number, &ignored, &ignored)
     fragment_pin(fragments, fragment)
     output.is_pinned = 1
     output.place = fragment_place(fragments, fragment)
-    engine.driver.send_reported(engine, connection, at, length, more, output.answer, output.place)
+    send_by_itself(engine, connection, at, length, more, output.answer, output.place)
 
 
 cdef void sent(Engine *engine, Connection *connection, int64_t result) noexcept nogil:

@@ -156,6 +156,8 @@ cdef class UringEngine(EngineThread):
 
     def stats(self):
         figures = super().stats()
+        if self.engine.driver_data is not NULL and driver_of(self.engine).lanes_registered:
+            figures["bridge"]["response_arena_registered_size_bytes"] = figures["bridge"]["response_arena_size_bytes"]
         if self.kernel_side is not None:
             figures["kernel_side"] = self.kernel_side.stats()
             if self.engine.driver_data is not NULL:

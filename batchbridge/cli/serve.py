@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ..config import Config, read_toml
+from ..config import Config, format_size, read_toml
 from . import version
 from .settings import make_server, settings_flags
 
@@ -34,11 +34,16 @@ def command(changes: dict[str, Any], sources: dict[str, str]) -> None:
 
 def announce(server: Server) -> None:
     """Tells on standard error that the server is ready, and where."""
-    line = start_line(server.config, server.urls, len(server.routes), server.engine, server.admin_url)
+    line = start_line(
+        server.config, server.urls, len(server.routes), server.engine, server.admin_url, server.zero_copy_size_bytes_min
+    )
     click.echo(line, err=True)
 
 
-def start_line(config: Config, urls: list[str], route_count: int, engine: str, admin_url: str | None = None) -> str:
+def start_line(
+    config: Config, urls: list[str], route_count: int, engine: str, admin_url: str | None = None,
+    zero_copy_size_bytes_min: int | None = None,
+) -> str:  # fmt: skip
     """What is served, where, and how: one line."""
     served = [] if config.root is None else [config.root]
     if route_count:
@@ -51,7 +56,11 @@ def start_line(config: Config, urls: list[str], route_count: int, engine: str, a
         else _counted(config.handler_threads, "handler thread")
     )
     admin = f", admin on {admin_url}" if admin_url else ""
-    return f"batchbridge {version()} serving {what} on {', '.join(urls)} with {engine}, {threads}, {handlers}{admin}"
+    zero_copy = "" if zero_copy_size_bytes_min is None else f", zero copy from {format_size(zero_copy_size_bytes_min)}"
+    return (
+        f"batchbridge {version()} serving {what} on {', '.join(urls)} with {engine}, {threads}, {handlers}{zero_copy}"
+        f"{admin}"
+    )
 
 
 def _counted(count: int, noun: str) -> str:

@@ -182,6 +182,12 @@ def test_the_start_line(changes, routes, words):
     assert "\n" not in line
 
 
+def test_the_start_line_tells_from_which_size_on_nothing_is_copied():
+    line = start_line(Config(), ["http://a:1"], 1, "io_uring", "http://b:2", 16_384)
+    assert line.endswith(", 1 handler thread, zero copy from 16 KiB, admin on http://b:2")
+    assert "zero copy" not in start_line(Config(), ["http://a:1"], 1, "epoll", None, None)
+
+
 # Starting fast
 
 

@@ -9,7 +9,9 @@ import time
 import pytest
 
 from batchbridge import zero_copy
+from batchbridge.config import Config
 from batchbridge.cython_ext import calibrate, ring
+from batchbridge.errors import ConfigError
 from batchbridge.zero_copy import DEFAULT_SIZE_BYTES, SIZES_BYTES, Calibration, decide, size_for
 from support.skips import skip_if
 
@@ -148,3 +150,34 @@ def test_several_threads_may_measure_at_once() -> None:
 def test_nothing_beyond_its_limits_is_measured(sizes: tuple[int, ...], rounds: int) -> None:
     with pytest.raises(ValueError, match=r"^(sizes_bytes|rounds): "):
         calibrate.measure(sizes, rounds, 1000)
+
+
+# The settings
+
+
+def test_the_setting_is_auto_or_a_size() -> None:
+    assert Config().zero_copy_size_bytes_min == "auto"
+    assert Config(zero_copy_size_bytes_min=" Auto ").zero_copy_size_bytes_min == "auto"
+    assert Config(zero_copy_size_bytes_min="32k").zero_copy_size_bytes_min == 32 * KIB
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        ("automatic", r"^zero_copy_size_bytes_min: 'automatic' is not a size; give bytes, .*, or auto$"),
+        (None, "None is not a size"),
+        (True, "True is not a size"),
+        ("1000", r"1000 is too small; the least is 1024 \(1 KiB\)"),
+        ("2MiB", r"2MiB is too large; the most is 1048576 \(1 MiB\)"),
+    ],
+)
+def test_what_is_neither_is_told(value: object, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        Config(zero_copy_size_bytes_min=value)  # type: ignore[arg-type]
+
+
+def test_what_leaves_without_a_copy_is_not_copied_twice() -> None:
+    assert Config().copied_size_bytes_max == 16 * KIB
+    assert Config(zero_copy_size_bytes_min="4k").copied_size_bytes_max == 4 * KIB
+    assert Config(zero_copy_size_bytes_min="64k").copied_size_bytes_max == 16 * KIB
+    assert Config(zero_copy_size_bytes_min="64k", copied_size_bytes_max="2k").copied_size_bytes_max == 2 * KIB

@@ -1,0 +1,99 @@
+"""A server finds out by itself from which size on it sends without a copy, says so, and sends the same bytes anyway."""
+
+from pathlib import Path
+
+import pytest
+
+import batchbridge as bb
+from batchbridge import zero_copy
+from batchbridge.cython_ext import calibrate
+from support.serving import config, require_engine, running
+from support.wire import Client
+
+SIZES = (0, 100, 4_000, 9_000, 20_000, 65_536, 300_000)
+
+
+def content(size: int) -> bytes:
+    return bytes(place * 31 % 251 for place in range(size))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("files")
+    for size in SIZES:
+        (folder / f"{size}").write_bytes(content(size))
+    return folder
+
+
+def make(engine: str, folder: Path, **settings: object) -> bb.Server:
+    server = bb.Server(config=config(engine=engine, root=str(folder), **settings))
+
+    @server.batch("/answer/{size}")
+    def answer(batch: bb.Batch) -> None:
+        for request in batch:
+            request.respond(content(int(request.params["size"])))
+
+    return server
+
+
+def ask_for_all(url: str) -> None:
+    with Client(url) as client:
+        for _ in range(2):
+            for size in SIZES:
+                assert client.ask("GET", f"/{size}").body == content(size)
+                assert client.ask("GET", f"/answer/{size}").body == content(size)
+
+
+@pytest.mark.parametrize("ratio", [0.5, 2.0], ids=["cheap", "dear"])
+def test_the_bytes_are_the_same_whatever_was_found(
+    engine: str, folder: Path, monkeypatch: pytest.MonkeyPatch, ratio: float
+) -> None:
+    costs_us = dict.fromkeys(zero_copy.SIZES_BYTES, (4.0, 4.0 * ratio))
+    told = {"costs_us": costs_us, "rounds": 5, "took_us": 1, "error": ""}
+    monkeypatch.setattr(calibrate, "measure", lambda *_: told)
+    monkeypatch.setattr(zero_copy, "_found", None)
+    with running(make(engine, folder)) as server:
+        ask_for_all(server.url)
+        sends = server.stats()["sends"]
+    if engine == "epoll":
+        assert (sends["zero_copy_size_from"], sends["zero_copy"]) == ("none", 0)
+        assert server.zero_copy_size_bytes_min is None
+        return
+    assert sends["zero_copy_size_from"] == "calibration"
+    assert sends["zero_copy_size_bytes_min"] == (4096 if ratio < 1 else 65_536) == server.zero_copy_size_bytes_min
+    # Of 300,000 bytes the pieces in the middle are whole fragments; those of 20,000 leave so only where it is cheap.
+    assert 0 < sends["zero_copy"] < sends["pieces"]
+
+
+def test_it_is_measured_for_real_once_for_all_engine_threads(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    require_engine("io_uring")
+    calls = []
+
+    def measure(*arguments: object) -> object:
+        calls.append(arguments)
+        return measured(*arguments)
+
+    measured = calibrate.measure
+    monkeypatch.setattr(calibrate, "measure", measure)
+    monkeypatch.setattr(zero_copy, "_found", None)
+    for _ in range(2):
+        with running(make("io_uring", folder, engine_threads=2)) as server:
+            ask_for_all(server.url)
+            sends = server.stats()["sends"]
+        assert sends["zero_copy_size_bytes_min"] in zero_copy.SIZES_BYTES
+        # A busy machine may not let it end in time, and then it is as usual.
+        assert sends["zero_copy_size_from"] in ("calibration", "default")
+    assert len(calls) == 1
+
+
+def test_a_size_that_was_set_goes_first(engine: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def measure(*_: object) -> object:
+        raise AssertionError("nobody asked for it")
+
+    monkeypatch.setattr(calibrate, "measure", measure)
+    monkeypatch.setattr(zero_copy, "_found", None)
+    with running(make(engine, folder, zero_copy_size_bytes_min="1k")) as server:
+        ask_for_all(server.url)
+        sends = server.stats()["sends"]
+    assert sends["zero_copy_size_bytes_min"] == 1024
+    assert sends["zero_copy_size_from"] == ("none" if engine == "epoll" else "setting")
