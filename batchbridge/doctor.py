@@ -15,9 +15,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .config import ENGINES, format_size
+from .config import BY_NAME, ENGINES, format_size
 from .errors import ConfigError, EngineError
 from .policy import one_of
+from .zero_copy import Calibration, calibrate, has_zero_copy
 
 __all__ = ["Engine", "Finding", "Report", "choose_engine", "choose_without_kernel", "diagnose"]
 
@@ -38,6 +39,12 @@ RING_FEATURES: dict[str, tuple[str, bool]] = {
 #: io_uring operations that the engine submits; without the last three it works, more slowly.
 OPCODES_NEEDED = ("ACCEPT", "RECV", "SEND", "READ", "WRITE", "CLOSE", "SHUTDOWN", "ASYNC_CANCEL", "POLL_ADD", "TIMEOUT")
 OPCODES_USEFUL = ("SEND_ZC", "URING_CMD", "SPLICE")
+
+#: What an engine thread's rings take of the locked memory: 4,096 entries of 64 bytes, 65,536 completions of 16.
+RINGS_SIZE_BYTES = 4096 * 64 + 65_536 * 16
+
+#: How long the sends of a calibration may take here: longer than at a server's start, where somebody waits for it.
+CALIBRATION_BUDGET_US = 100_000
 
 #: How long the kernel side may take to answer a request over loopback.
 SELF_TEST_PATIENCE_S = 2.0
@@ -171,9 +178,10 @@ def choose_without_kernel(why: str, probe: Mapping[str, bool | str] | None = Non
 
 
 def diagnose() -> Report:
-    """Looks at everything. Takes some 50 ms and needs no privilege; with the kernel engine to try, half a second."""
+    """Looks at everything. Takes some 60 ms and needs no privilege; with the kernel engine to try, half a second."""
     probe = ring_probe()
-    findings = [_release(), _allowed(), _seccomp(), *_ring(probe), *_opcodes(), _memlock(), *_kernel_side()]
+    findings = [_release(), _allowed(), _seccomp(), *_ring(probe), *_opcodes(), _memlock(), _zero_copy(probe)]
+    findings += _kernel_side()
     kernel = judge_kernel(probe)
     if kernel.available:
         tried = try_kernel_side()
@@ -313,13 +321,70 @@ def _memlock() -> Finding:
     """Registered buffers count as locked memory, unless the process may lock what it likes."""
     soft, _hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
     if soft == resource.RLIM_INFINITY or _has_capability("CAP_IPC_LOCK"):
-        return Finding("locked memory", True, "As much as is wanted may be locked, so all buffers can be registered.")
-    enough = soft >= 64 << 20
+        why = "CAP_IPC_LOCK is there" if soft != resource.RLIM_INFINITY else "ulimit -l is unlimited"
+        return Finding("locked memory", True, f"As much as is wanted may be locked ({why}), so all can be registered.")
+    answers, objects = (BY_NAME[name].default for name in ("response_arena_size_bytes", "cache_size_bytes"))
+    enough = soft >= answers + objects + RINGS_SIZE_BYTES
+    wanted = f"an engine thread with the default settings would register {format_size(answers)} for handlers' answers "
+    wanted += f"and up to {format_size(objects)} for its cache, beside {format_size(RINGS_SIZE_BYTES)} for its rings"
     return Finding(
         "locked memory", enough,
-        f"{format_size(soft)} may be locked (ulimit -l) and CAP_IPC_LOCK is missing: registered buffers shrink to that"
-        f"{'' if enough else '; ulimit -l unlimited, or LimitMEMLOCK=infinity in a systemd unit, lifts it'}.",
+        f"{format_size(soft)} may be locked by this user (ulimit -l), without CAP_IPC_LOCK; {wanted}"
+        + ("." if enough else ": what is beyond the limit is copied when it is sent. ulimit -l unlimited, or "
+           "LimitMEMLOCK=infinity in a systemd unit, lifts it."),
     )  # fmt: skip
+
+
+def _zero_copy(probe: Mapping[str, bool | str] | None) -> Finding:
+    """From which size on a server would send without a copy, by what that costs here."""
+    if not has_zero_copy(probe or {}):
+        return judge_zero_copy(None)
+    return judge_zero_copy(calibrate(CALIBRATION_BUDGET_US))
+
+
+def judge_zero_copy(found: Calibration | None) -> Finding:
+    """The same in words; None: zero-copy sends or registered buffers are missing."""
+    name = "zero copy"
+    if found is None:
+        return Finding(name, False, "Everything is copied: zero-copy sends or registered buffers are missing.")
+    size = format_size(found.size_bytes)
+    if found.reason:
+        return Finding(name, False, f"From {size} on, as is usual: {found.reason}.")
+    return Finding(
+        name, True,
+        f"From {size} on a send without a copy is the cheaper one here (copied → without, the sender's time: "
+        f"{found.words}).",
+    )  # fmt: skip
+
+
+def judge_running(stats: Mapping[str, Any]) -> list[Finding]:
+    """What a running server has registered with the kernel, and sends without a copy, from its statistics."""
+    arena, bridge, sends = stats["cache"]["arena"], stats["bridge"], stats["sends"]
+    size, source = format_size(sends["zero_copy_size_bytes_min"]), sends["zero_copy_size_from"]
+    how = {
+        "calibration": f"from {size} on, as was measured when it started",
+        "setting": f"from {size} on, as was set",
+        "default": f"from {size} on, as is usual: when it started, nothing could be measured",
+    }.get(source)  # fmt: skip
+    findings = [
+        Finding(
+            "its zero copy", how is not None,
+            "It copies everything: its engine, or the kernel, sends nothing else." if how is None else
+            f"It sends without a copy {how}: {sends['zero_copy']:,} of {sends['pieces']:,} large sends so far.",
+        )
+    ]  # fmt: skip
+    for name, registered, there, more in (
+        ("its cache's arena", arena["registered_size_bytes"], arena["open_size_bytes"],
+         f" (it may grow to {format_size(arena['size_bytes_max'])})"),
+        ("its handlers' arenas", bridge["response_arena_registered_size_bytes"], bridge["response_arena_size_bytes"],
+         ""),
+    ):  # fmt: skip
+        if not there:
+            continue
+        detail = f"{format_size(registered)} of {format_size(there)} are registered with the kernel{more}"
+        detail += "." if registered == there or how is None else ": the rest is beyond the limit of locked memory."
+        findings.append(Finding(name, registered == there, detail))
+    return findings
 
 
 def _kernel_side() -> list[Finding]:

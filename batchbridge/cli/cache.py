@@ -15,12 +15,14 @@ from ..values import Address, parse_address
 TIMEOUT_S = 10.0
 
 
-def _admin(_context: click.Context, _parameter: click.Parameter, value: str) -> Address:
+def parse_admin(value: str) -> Address:
+    """A running server's admin address, as a URL or without its scheme. Raises ConfigError."""
     return parse_address(value.removeprefix("http://").rstrip("/"), "--admin", default_port=80)
 
 
 admin_flag = click.option(
-    "--admin", default=f"http://{DEFAULT_ADMIN}", show_default=True, metavar="URL", callback=_admin,
+    "--admin", default=f"http://{DEFAULT_ADMIN}", show_default=True, metavar="URL",
+    callback=lambda _context, _parameter, value: parse_admin(value),
     help="Admin address of the server (its --admin).",
 )  # fmt: skip
 json_flag = click.option("--json", "as_json", is_flag=True, help="Print JSON.")

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import click
 
-from ..doctor import Report, diagnose
+from ..doctor import Report, diagnose, judge_running
+from ..values import Address
+from .cache import ask, parse_admin
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def command(as_json: bool) -> None:
+@click.option(
+    "--admin", metavar="URL", callback=lambda _context, _parameter, value: value and parse_admin(value),
+    help="Also say what a running server has registered; its admin address (its --admin).",
+)  # fmt: skip
+def command(as_json: bool, admin: Address | None) -> None:
     """Say which engines run on this machine, and why."""
+    running = judge_running(ask(admin, "GET", "/stats")) if admin is not None else []
     report = diagnose()
+    report = replace(report, findings=(*report.findings, *running))
     if as_json:
         import json
 

@@ -7,6 +7,7 @@ import pytest
 
 from batchbridge import doctor
 from batchbridge.errors import ConfigError, EngineError
+from batchbridge.zero_copy import Calibration
 
 ALL = dict.fromkeys(doctor.RING_FEATURES, True) | {"ring_error": ""}
 
@@ -112,7 +113,7 @@ def test_the_report_is_whole(monkeypatch, pyuring_loads):
     report = doctor.diagnose()
     names = [finding.name for finding in report.findings]
     assert len(names) == len(set(names))
-    assert {"kernel", "io_uring allowed", "io_uring_setup", "locked memory", "BTF", "libbpf"} <= set(names)
+    assert {"kernel", "io_uring allowed", "io_uring_setup", "locked memory", "zero copy", "BTF", "libbpf"} <= set(names)
     assert ("io_uring operations" in names) == pyuring_loads or not report.findings[2].ok
     assert report.chosen == doctor.choose_engine("auto")[0]
 
@@ -163,10 +164,16 @@ def test_a_refused_ring_is_explained(monkeypatch, number, filtered, words):
 @pytest.mark.parametrize(
     ("soft", "capable", "ok", "words"),
     [
-        (8 << 20, False, False, "8 MiB may be locked"),
-        (1 << 30, False, True, "1 GiB may be locked"),
-        (8 << 20, True, True, "As much as is wanted"),
-        (doctor.resource.RLIM_INFINITY, False, True, "As much as is wanted"),
+        (8 << 20, False, False, "8 MiB may be locked by this user (ulimit -l), without CAP_IPC_LOCK; an engine thread"),
+        (
+            272 << 20,
+            False,
+            False,
+            "would register 16 MiB for handlers' answers and up to 256 MiB for its cache, beside 1.2 MiB for ",
+        ),
+        (274 << 20, False, True, "274 MiB may be locked by this user"),
+        (8 << 20, True, True, "As much as is wanted may be locked (CAP_IPC_LOCK is there)"),
+        (doctor.resource.RLIM_INFINITY, False, True, "(ulimit -l is unlimited)"),
     ],
 )
 def test_locked_memory_in_words(monkeypatch, soft, capable, ok, words):
@@ -175,3 +182,70 @@ def test_locked_memory_in_words(monkeypatch, soft, capable, ok, words):
     finding = doctor._memlock()
     assert finding.ok == ok
     assert words in finding.detail
+
+
+COSTS_US = {4096: (4.8, 4.9), 8192: (5.4, 5.0), 16384: (6.1, 5.1), 32768: (8.3, 5.3), 65536: (12.4, 5.5)}
+
+
+@pytest.mark.parametrize(
+    ("found", "ok", "words"),
+    [
+        (Calibration(16384, COSTS_US, 5000), True, "From 16 KiB on a send without a copy is the cheaper one here "),
+        (Calibration(8192, COSTS_US, 5000), True, ", 16 KiB 6.1 → 5.1 µs, 32 KiB 8.3 → 5.3 µs, "),
+        (Calibration(16384, {}, 9, "no send could be timed: broken"), False, "as is usual: no send could be timed: b"),
+        (None, False, "Everything is copied"),
+    ],
+)
+def test_zero_copy_in_words(found, ok, words):
+    finding = doctor.judge_zero_copy(found)
+    assert finding.ok == ok
+    assert words in finding.detail and finding.detail.endswith(".")
+
+
+@pytest.mark.parametrize("features", [None, {}, ALL | {"send_zc": False}, ALL | {"registered_buffers": False}])
+def test_nothing_is_measured_where_zero_copy_is_missing(monkeypatch, features):
+    monkeypatch.setattr(doctor, "calibrate", lambda budget_us: pytest.fail("it was measured"))
+    assert not doctor._zero_copy(features).ok
+
+
+def running_stats(source="calibration", registered=4 << 20, handlers=16 << 20):
+    return {
+        "cache": {
+            "arena": {"open_size_bytes": 6 << 20, "registered_size_bytes": registered, "size_bytes_max": 256 << 20}
+        },
+        "bridge": {
+            "response_arena_size_bytes": handlers,
+            "response_arena_registered_size_bytes": handlers if registered else 0,
+        },
+        "sends": {
+            "zero_copy": 1200, "pieces": 1500, "zero_copy_size_bytes_min": 16384, "zero_copy_size_from": source,
+        },
+    }  # fmt: skip
+
+
+def test_what_a_running_server_has_registered():
+    zero_copy, arena, handlers = doctor.judge_running(running_stats())
+    assert zero_copy.ok
+    assert zero_copy.detail == (
+        "It sends without a copy from 16 KiB on, as was measured when it started: 1,200 of 1,500 large sends so far."
+    )
+    assert not arena.ok
+    assert arena.detail == (
+        "4 MiB of 6 MiB are registered with the kernel (it may grow to 256 MiB): "
+        "the rest is beyond the limit of locked memory."
+    )
+    assert handlers.ok
+    assert handlers.detail == "16 MiB of 16 MiB are registered with the kernel."
+
+
+@pytest.mark.parametrize(
+    ("source", "words"), [("setting", ", as was set: "), ("default", "as is usual: when it started, nothing could be")]
+)
+def test_where_a_running_server_has_its_size_from(source, words):
+    assert words in doctor.judge_running(running_stats(source))[0].detail
+
+
+def test_a_running_server_without_zero_copy_or_handlers():
+    zero_copy, arena = doctor.judge_running(running_stats("none", registered=0, handlers=0))
+    assert not zero_copy.ok and zero_copy.detail.startswith("It copies everything")
+    assert arena.detail == "0 B of 6 MiB are registered with the kernel (it may grow to 256 MiB)."
