@@ -27,6 +27,7 @@ from .statistics import evidence_sentence
 
 __all__ = [
     "Arm",
+    "Counted",
     "Experiment",
     "ExperimentError",
     "Phase",
@@ -137,6 +138,8 @@ class Arm:
     """It keeps its core busy without load, so its cost is told at saturation only."""
     hits_in_kernel: bool = False
     """It is only what it is called where the kernel side answers nearly all; else the run is invalid."""
+    check: Callable[[Counted], str | None] | None = None
+    """Why a run whose counters say this is not of the arm, and so invalid; None: it is."""
     program: str | None = None
     """File name of the server's program where it is not ours: its engine in the profile."""
 
@@ -262,13 +265,10 @@ def measure_once(
                 )  # fmt: skip
                 commands.append(figures.command)
                 found = recorder.profile(arm.program) if recorder is not None else None
-            fill(run, figures, watch)
+            fill(run, figures, watch, client_watch)
             if arm.spins and is_client_limited(run):
                 # All of the core is busy whatever it does: by request that is a cost only where it could not do more.
                 run.server_cpu_us_per_request = None
-            if client_watch is not None:
-                usage = client_watch.between(figures.began_us, figures.ended_us)
-                run.client_core_us_per_request = usage.us_per_request(figures.responses)
             if where.is_one_core:
                 # The client waits for its core while the server has it: that is no sign that the client is the limit.
                 run.client_idle_share = None
@@ -285,6 +285,8 @@ def measure_once(
             published = figures.requests - PUBLISHING_ANSWERS * len(asked)
             if fault is None and arm.hits_in_kernel and batches.kernel_hits < KERNEL_HITS_MIN * published:
                 fault = f"the kernel side answered {batches.kernel_hits:,} of {figures.requests:,} requests"
+            if fault is None and arm.check is not None:
+                fault = arm.check(batches)
             if fault is None and server.process.poll() is not None:
                 fault = f"the server ended with status {server.process.returncode}"
     except ServerError as error:
@@ -299,8 +301,8 @@ def parameters(arm: Arm, phase: Phase) -> dict[str, float | str]:
     return {**arm.parameters, "phase": phase.name, "connections": phase.connections, **rate, **phase.parameters}
 
 
-def fill(run: Run, figures: LoadFigures, watch: CoreWatch) -> None:
-    """The client's figures, and what the cores showed meanwhile."""
+def fill(run: Run, figures: LoadFigures, watch: CoreWatch, client_watch: CoreWatch | None = None) -> None:
+    """The client's figures, and what the cores showed meanwhile, if the client came to measuring at all."""
     for name, value in figures.run_fields().items():
         setattr(run, name, value)
     run.asked = figures.requests + figures.unissued
@@ -310,6 +312,9 @@ def fill(run: Run, figures: LoadFigures, watch: CoreWatch) -> None:
         run.ipis_per_request = usage.ipis_per_request(figures.responses)
         run.steal_share = usage.steal_share
         run.server_threads_share = usage.threads_share
+        if client_watch is not None:
+            usage = client_watch.between(figures.began_us, figures.ended_us)
+            run.client_core_us_per_request = usage.us_per_request(figures.responses)
 
 
 def count_errors(run: Run, figures: LoadFigures) -> None:
@@ -350,6 +355,10 @@ class Counted:
     loops: int = 0
     items: int = 0
     batches: int = 0
+    pieces: int = 0
+    """Sends of large or slow responses, which leave by themselves."""
+    zero_copy: int = 0
+    """Of them, those without a copy."""
     sizes: list[tuple[int, int]] = field(default_factory=list)
     """(largest size of a power of two, batches)."""
 
@@ -369,11 +378,13 @@ def counted_in(stats: dict[str, Any], route: str | None) -> Counted:
     read = int(stats["requests"]["read"])
     hits = int(stats.get("kernel_side", {}).get("hits", 0))
     loops = int(stats.get("engine", {}).get("loops", 0))
+    sends = stats.get("sends", {})
+    pieces, zero_copy = int(sends.get("pieces", 0)), int(sends.get("zero_copy", 0))
     found: dict[str, Any] = stats["routes"].get(route, {}) if route is not None else {}
     if not found:
-        return Counted(read, hits, loops)
+        return Counted(read, hits, loops, pieces=pieces, zero_copy=zero_copy)
     sizes = [(1 << power, count) for power, count in enumerate(found["batch_size_histogram"])]
-    return Counted(read, hits, loops, found["items"], found["batches"], sizes)
+    return Counted(read, hits, loops, found["items"], found["batches"], pieces, zero_copy, sizes)
 
 
 def difference(after: Counted, before: Counted) -> Counted:
@@ -387,5 +398,7 @@ def difference(after: Counted, before: Counted) -> Counted:
         after.loops - before.loops,
         after.items - before.items,
         after.batches - before.batches,
+        after.pieces - before.pieces,
+        after.zero_copy - before.zero_copy,
         [pair for pair in sizes if pair[1] > 0],
     )

@@ -11,6 +11,7 @@ from batchbridge.measure import experiment as experiment_module
 from batchbridge.measure import workload
 from batchbridge.measure.arms import QuestionArms, policy
 from batchbridge.measure.batching import FULL, QUICK, Plan, perform, phases, slowest_capacity, suits, summarise
+from batchbridge.measure.cost import CostError
 from batchbridge.measure.experiment import (
     Arm,
     Counted,
@@ -21,6 +22,7 @@ from batchbridge.measure.experiment import (
     counted_in,
     difference,
     fault_of,
+    fill,
     notes_of,
     shuffled,
 )
@@ -298,6 +300,18 @@ def test_a_run_is_void_where_counts_differ_load_is_not_met_or_time_is_stolen():
     assert "took 5.0% of a core" in fault_of(client_figures(), StillWatch(0.05), Counted(1000))
 
 
+def test_both_cores_costs_are_told_unless_the_client_never_came_to_measuring():
+    class Unwatched(StillWatch):
+        def between(self, began_us, ended_us):
+            raise CostError("the measured time was not watched")
+
+    run = Run("a", 0)
+    fill(run, client_figures(), Unwatched(), Unwatched())
+    assert (run.server_cpu_us_per_request, run.client_core_us_per_request) == (None, None)
+    fill(run, replace(client_figures(), began_us=1_000_000, ended_us=2_000_000), StillWatch(), StillWatch())
+    assert run.client_core_us_per_request == pytest.approx(0.5e6 / 900) == run.server_cpu_us_per_request
+
+
 # --- counters ---------------------------------------------------------------------------------------------------------
 
 STATS = {
@@ -316,4 +330,8 @@ def test_what_was_counted_in_between():
     assert (found.read, found.kernel_hits, found.mean_size) == (20, 4, 4.0)
     assert found.sizes == [(2, 1), (4, 2), (8, 2)]
     assert counted_in({"requests": {"read": 3}, "routes": {}}, None).kernel_hits == 0
+    later["sends"], sends = {"pieces": 9, "zero_copy": 5}, {"pieces": 2, "zero_copy": 1}
+    for route in ("/v", None):
+        found = difference(counted_in(later, route), counted_in({**STATS, "sends": sends}, route))
+        assert (found.pieces, found.zero_copy) == (7, 4)
     assert counted_in(STATS, None).mean_size is None and counted_in(STATS, "/other").sizes == []
