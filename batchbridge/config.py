@@ -257,8 +257,9 @@ class Config:
         "timeouts", "seconds", 30.0, "A request body that makes no progress for this long is answered 408.", 0.01, DAY_S
     )
     send_timeout_s: float = _option(
-        "timeouts", "seconds", 30.0, "A client that takes nothing for this long is cut off.", 0.01, DAY_S
-    )
+        "timeouts", "seconds", 30.0, "A client that takes nothing for this long is cut off; a file that a disk does "
+        "not find for this long is answered 503.", 0.01, DAY_S,
+    )  # fmt: skip
     upstream_connect_timeout_s: float = _option(
         "timeouts", "seconds", 5.0, "A connection to the upstream that takes longer is answered 504.", 0.01, DAY_S
     )

@@ -22,6 +22,7 @@ COMMON: dict[Transition, str] = {
     ("Derive Request", "owed"): "Await Turn",
     ("Derive Cached Response", "hit"): "Send Engine",
     ("Derive Cached Response", "miss"): "Derive Miss Response",
+    ("Derive Cached Response", "cold"): "Await Turn",
     ("Derive Miss Response", "route"): "Derive Deferred Response",
     ("Derive Miss Response", "no route"): "Derive Uncached Response",
     ("Derive Miss Response", "status"): "Derive Status Response",
@@ -32,6 +33,7 @@ COMMON: dict[Transition, str] = {
     ("Derive Uncached Response", "failed"): "Derive Status Response",
     ("Derive Uncached Response", "status"): "Derive Status Response",
     ("Derive Uncached Response", "owed"): "Await Turn",
+    ("Derive Uncached Response", "cold"): "Await Turn",
     ("Derive Deferred Response", "server"): "Defer Request",
     ("Derive Deferred Response", "no server"): "Derive Status Response",
     ("Derive Deferred Response", "status"): "Derive Status Response",
@@ -79,6 +81,7 @@ DERIVING = frozenset(
 SUCCESSORS: dict[str, frozenset[str]] = {
     "incomplete": frozenset({"Await Bytes"}),
     "owed": frozenset({"Await Turn"}),
+    "cold": frozenset({"Await Turn"}),
     "queued": frozenset({"Await Response"}),
     "sent": frozenset({"Finished"}),
     "malformed": frozenset({"Derive Status Response"}),

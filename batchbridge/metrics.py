@@ -75,6 +75,8 @@ HELP = {
     "batchbridge_cache_plain_memory_size_bytes": "What they take.",
     "batchbridge_cache_page_cache_pieces": "Fragments, on their way, of files that are too large to be kept.",
     "batchbridge_fills_under_way": "Fragments that are being waited for.",
+    "batchbridge_openings_later": "Paths of files that a disk had to be waited for before they could be opened.",
+    "batchbridge_openings_under_way": "Of them, those that are being waited for.",
     "batchbridge_route_queued": "Requests that wait for a batch now.",
 }
 

@@ -45,11 +45,15 @@ static inline int64_t bb_wall_s(void) {
     return t.tv_sec;
 }
 
-/* openat2 with RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS (Linux 5.6; glibc 2.36 has no wrapper). A descriptor or -errno. */
-static inline int bb_open_beneath(int root, const char *path, int flags) {
+/* openat2 (Linux 5.6; glibc 2.36 has no wrapper): what must hold on the way, as bits. A descriptor or -errno. */
+#define BB_RESOLVE_NO_MAGICLINKS 0x02u
+#define BB_RESOLVE_NO_SYMLINKS 0x04u
+#define BB_RESOLVE_BENEATH 0x08u
+#define BB_RESOLVE_CACHED 0x20u /* Linux 5.12: -EAGAIN instead of waiting for a disk */
+static inline int bb_open_resolved(int root, const char *path, int flags, uint64_t resolve) {
     struct {
         uint64_t flags, mode, resolve;
-    } how = {.flags = (uint64_t)flags, .mode = 0, .resolve = 0x08 | 0x02};
+    } how = {.flags = (uint64_t)flags, .mode = 0, .resolve = resolve};
     long fd = syscall(437, root, path, &how, sizeof how);
     return fd < 0 ? -errno : (int)fd;
 }

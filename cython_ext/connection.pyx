@@ -4,7 +4,7 @@ The rules:
 
 - Bytes are looked at where they were received, and copied only when they must wait (Input).
 - Whatever waits has one who will look at it again: an unfinished request, the next bytes; a full scratch, the next
-  loop; an Output or requests in user mode, their end (mark_held). Nobody polls.
+  loop; an Output, requests in user mode or an opening, their end (mark_held). Nobody polls.
 - Deadlines are per connection and checked by a sweep over all of them, at the earliest one's time: a request costs one
   store, and an idle server no wake-up before a client's time is over.
 """
@@ -16,10 +16,11 @@ from batchbridge.cython_ext.answer cimport answer_keeps_alive
 from batchbridge.cython_ext.cache cimport CacheObject, cache_drop
 from batchbridge.cython_ext.core cimport (
     CONNECTION_CLOSES, CONNECTION_FREE, CONNECTION_LINGERS, CONNECTION_OPEN, IS_DIRTY, IS_EOF, IS_FINAL, IS_HELD,
-    IS_LAST, IS_PAUSED, IS_REFUSED, IS_WRITING, NO_ROUTE, OUTCOME_CLIENT_GONE,
-    OUTCOME_ERROR_5XX, OUTCOME_HIT, Connection, Engine, Input, Request)
+    IS_LAST, IS_LOOKING, IS_PAUSED, IS_REFUSED, IS_WARM, IS_WRITING, NO_ROUTE, OUTCOME_CLIENT_GONE, OUTCOME_ERROR_5XX,
+    OUTCOME_HIT, Connection, Engine, Input, Request)
 from batchbridge.cython_ext.deferred cimport abandon_deferred
 from batchbridge.cython_ext.machine cimport resume_machine, run_machine
+from batchbridge.cython_ext.openings cimport opening_leave
 from batchbridge.cython_ext.output cimport mark_dirty, mark_held, output_free, set_deadline
 from batchbridge.cython_ext.parse cimport Head
 from batchbridge.cython_ext.resume cimport answer_owed, respond_status
@@ -120,6 +121,7 @@ cdef void recycle(Engine *engine, Connection *connection) noexcept nogil:
 # --- bytes that wait -------------------------------------------------------------------------------------------------
 
 cdef void input_free(Engine *engine, Connection *connection) noexcept nogil:
+    opening_leave(engine, connection)       # what waited was the first request in it
     if connection.input is not NULL:
         engine.input_size_bytes -= connection.input.capacity
         free(connection.input)
@@ -162,7 +164,7 @@ cdef bint keep(Engine *engine, Connection *connection, const char *data, uint32_
     memcpy(connection.input.data + used, data, length)
     connection.input.length = used + length
     if (connection.input.length > PAUSE_SIZE_BYTES and not connection.flags & IS_PAUSED
-            and (connection.owed or connection.flags & IS_WRITING)):
+            and (connection.owed or connection.flags & (IS_WRITING | IS_LOOKING))):
         connection.flags |= IS_PAUSED
         engine.driver.pause(engine, connection)
     return True
@@ -207,7 +209,8 @@ cdef uint32_t run_requests(Engine *engine, Connection *connection, const char *d
         if connection.flags & (IS_LAST | IS_FINAL | IS_REFUSED):
             connection.flags |= IS_REFUSED
             return length
-        if connection.flags & IS_WRITING or connection.owed >= engine.limits.pipelined_requests_max:
+        if (connection.flags & (IS_WRITING | IS_LOOKING)
+                or connection.owed >= engine.limits.pipelined_requests_max):
             break
         if not can_respond(engine, connection):
             mark_held(engine, connection)
@@ -219,6 +222,7 @@ cdef uint32_t run_requests(Engine *engine, Connection *connection, const char *d
         if state == AWAIT_BYTES or state == AWAIT_TURN:
             break
         offset += request.consumed
+        connection.flags &= ~IS_WARM
         if not count_request(engine, connection, &request, state):
             return length
     return offset
@@ -280,14 +284,18 @@ cdef void run_input(Engine *engine, Connection *connection) noexcept nogil:
 
 cdef bint is_blocked(const Engine *engine, const Connection *connection) noexcept nogil:
     """Whether requests wait for the server's doing, and not for the client's."""
-    return connection.owed or connection.flags & (IS_WRITING | IS_HELD)
+    return connection.owed or connection.flags & (IS_WRITING | IS_HELD | IS_LOOKING)
 
 
 cdef void rearm(Engine *engine, Connection *connection) noexcept nogil:
     """Sets the deadline that belongs to what the connection now waits for."""
     if connection.state != CONNECTION_OPEN or connection.flags & IS_WRITING:
         return
-    if connection.owed:
+    if connection.flags & IS_LOOKING:
+        # From when it began, whatever the client sends meanwhile. An Output that has ended since left none.
+        if connection.deadline_us == 0:
+            set_deadline(engine, connection, engine.limits.send_timeout_us)
+    elif connection.owed:
         connection.deadline_us = 0
     elif connection.input is NULL:
         set_deadline(engine, connection, engine.limits.idle_timeout_us)
@@ -383,7 +391,8 @@ cdef void sweep(Engine *engine) noexcept nogil:
         engine.counters.timed_out += 1
         if (connection.state == CONNECTION_OPEN and connection.input is not NULL
                 and not connection.flags & (IS_WRITING | IS_LAST) and can_respond(engine, connection)):
-            respond_status(engine, connection, 408)
+            # It is not the client's fault that a disk is slow.
+            respond_status(engine, connection, 503 if connection.flags & IS_LOOKING else 408)
             input_free(engine, connection)
         else:
             engine.driver.tear_down(engine, connection)

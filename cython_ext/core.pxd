@@ -10,6 +10,7 @@ from batchbridge.cython_ext.fragments cimport Fragment, Reading
 from batchbridge.cython_ext.machine cimport Machine
 from batchbridge.cython_ext.multipart cimport Multipart
 from batchbridge.cython_ext.parse cimport Head, HeadLimits, Slice
+from batchbridge.cython_ext.readers cimport Job
 from batchbridge.cython_ext.tier cimport Tier
 
 
@@ -155,6 +156,18 @@ cdef struct Fill:
     int64_t result                  # driver's
 
 
+# A path that a disk must be waited for before what it names can be opened. It belongs to nobody's connection either.
+cdef struct Opening:
+    Opening *next                   # of those with the same hash, more or less
+    Opening *next_asked             # a driver's
+    const Engine *engine
+    uint64_t hash
+    uint32_t waiting                # index + 1 of the first connection that waits for it; 0: none
+    uint32_t length
+    Job job                         # a driver's
+    char path[1]
+
+
 cpdef enum ConnectionState:
     CONNECTION_FREE = 0
     CONNECTION_OPEN
@@ -174,6 +187,8 @@ cdef enum ConnectionFlag:
     IS_FINAL = 256                  # its last request is in user mode: no other one is looked at
     IS_CLOSING = 512                # driver's: its descriptor is being closed behind its last response
     IS_FINISHING = 1024             # driver's: FIN is about to be sent, so its descriptor must still be its own
+    IS_LOOKING = 2048               # its first request waits for a disk: its file is to be opened, or compared
+    IS_WARM = 4096                  # its first request has waited so; should it have to again, the engine waits
 
 
 cdef struct Connection:
@@ -297,6 +312,7 @@ cdef struct Counters:
     uint64_t log_lines
     uint64_t log_lines_lost
     uint64_t table_faults           # events for which the table had no transition
+    uint64_t openings               # paths that a disk was waited for
 
 
 # What an engine asks of its driver (io_uring, epoll, or memory in tests): all that touches a socket or a descriptor.
@@ -318,6 +334,9 @@ cdef struct Driver:
     # Reads what is left of a fragment, or a part, without letting the engine wait; reports how much (fragment_read),
     # and not before it has returned.
     void (*read_fragment)(Engine *, Fill *) noexcept nogil
+    # Lets an opening be carried out (opening_carry_out) where the engine need not wait for it, and tells when it was
+    # (opening_over), not before it has returned.
+    void (*look_up)(Engine *, Opening *) noexcept nogil
     void (*pause)(Engine *, Connection *) noexcept nogil        # receives no more
     void (*resume)(Engine *, Connection *) noexcept nogil
     void (*tear_down)(Engine *, Connection *) noexcept nogil  # aborts all, closes; then connection_closed
@@ -398,6 +417,8 @@ cdef struct Engine:
     uint32_t fills_made
     uint32_t fills_under_way
     Fill *free_fills
+    void *openings                  # openings.pyx: those under way, who waits, and the threads; NULL: none yet
+    uint32_t openings_under_way
     Deferred *coalesced[1024]
     # The scratch: responses that leave at the loop's end. Two, since a send that fell short is known one loop later.
     char *scratch[2]

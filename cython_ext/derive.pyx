@@ -9,6 +9,7 @@ The rules:
   nothing of its connection is in user mode; a request for user mode may join those that are.
 - Request data is on the stack; a request that rests in user mode leaves a record (Deferred) that holds what its answer
   and its line in the log will need.
+- Where a disk must be waited for, the request rests (EVENT_COLD) until it was, and is derived anew.
 - A file that has siblings in other content codings is cached once for each coding that was asked for. Each of these
   objects knows which codings there are, so whichever is found tells which one a client wants.
 """
@@ -20,11 +21,13 @@ from batchbridge.cython_ext.cache cimport (
     cache_insert, cache_remove, hash_bytes, object_whole)
 from batchbridge.cython_ext.codings cimport CODING_IDENTITY, Ranking, choose_coding, rank_codings
 from batchbridge.cython_ext.core cimport (
-    IS_FINAL, NO_ROUTE, OUTCOME_FILE, OUTCOME_HIT, Connection, Engine, Request, Route)
+    IS_FINAL, IS_WARM, NO_ROUTE, OUTCOME_FILE, OUTCOME_HIT, Connection, Engine, Request, Route)
 from batchbridge.cython_ext.defer cimport DEFER_TAKEN, defer_request, request_key
 from batchbridge.cython_ext.files cimport (
-    FILE_ABSENT, FILE_DIRECTORY, FILE_LISTING, FILE_OBJECT, FILE_OPEN, REPRESENTATION_KEY_SIZE_MAX, file_is_trusted,
-    file_open, file_reopen, file_unchanged, representation_key)
+    FILE_ABSENT, FILE_BUSY, FILE_CHANGED, FILE_COLD, FILE_DIRECTORY, FILE_LISTING, FILE_OBJECT, FILE_OPEN, FILE_SAME,
+    FILE_UNKNOWN, REPRESENTATION_KEY_SIZE_MAX, file_compare, file_is_trusted, file_open, file_reopen,
+    representation_key)
+from batchbridge.cython_ext.openings cimport opening_begin
 from batchbridge.cython_ext.parse cimport (
     HEAD_CREDENTIALS, HEAD_DOTS, HEAD_ESCAPED, HEAD_KEEP_ALIVE, HEAD_NO_CACHE, METHOD_CONNECT, METHOD_COUNT,
     METHOD_DELETE, METHOD_GET, METHOD_HEAD, METHOD_OPTIONS, METHOD_OTHER, METHOD_PATCH, METHOD_POST, METHOD_PUT,
@@ -33,8 +36,8 @@ from batchbridge.cython_ext.path cimport decode_path
 from batchbridge.cython_ext.publish cimport publish_second
 from batchbridge.cython_ext.route cimport match_route
 from batchbridge.cython_ext.states cimport (
-    EVENT_ABSENT, EVENT_FAILED, EVENT_HIT, EVENT_LISTING, EVENT_MISS, EVENT_NO_ROUTE, EVENT_NO_SERVER, EVENT_OBJECT,
-    EVENT_OWED, EVENT_QUEUED, EVENT_QUEUE_FULL, EVENT_ROUTE, EVENT_SERVER, EVENT_STATUS, EVENT_UNSUITED)
+    EVENT_ABSENT, EVENT_COLD, EVENT_FAILED, EVENT_HIT, EVENT_LISTING, EVENT_MISS, EVENT_NO_ROUTE, EVENT_NO_SERVER,
+    EVENT_OBJECT, EVENT_OWED, EVENT_QUEUED, EVENT_QUEUE_FULL, EVENT_ROUTE, EVENT_SERVER, EVENT_STATUS, EVENT_UNSUITED)
 
 
 cdef extern from "<stdio.h>" nogil:
@@ -62,21 +65,30 @@ cdef int path_of(const Request *request, char *out) noexcept nogil:
     return <int>head.path.length
 
 
-cdef bint is_fresh(Engine *engine, const Request *request, CacheObject *object) noexcept nogil:
-    """Whether a file's object may be used: it was compared with its file not long ago, or is now and is the same. Where
-    some of it was not read yet, its file is opened again."""
+cdef int freshness(Engine *engine, Connection *connection, const Request *request, CacheObject *object) noexcept nogil:
+    """Whether a file's object may be used (a FileState): it was compared with its file not long ago, or is now and is
+    the same. Where some of it was not read yet, its file is opened again. FILE_UNKNOWN: the request must wait."""
     cdef char path[PATH_SIZE_MAX]
-    cdef int length
+    cdef int length, state = FILE_SAME
+    cdef bint may_wait = connection.flags & IS_WARM != 0
     cdef bint is_trusted = file_is_trusted(engine, object)
     if is_trusted and object_whole(object):
-        return True
+        return FILE_SAME
     length = path_of(request, path)
-    if (length > 0 and (is_trusted or file_unchanged(engine, path, <uint32_t>length, object))
-            and file_reopen(engine, path, <uint32_t>length, object)):
+    if length <= 0:
+        state = FILE_CHANGED
+    elif not is_trusted:
+        state = file_compare(engine, may_wait, path, <uint32_t>length, object)
+    if state == FILE_SAME:
+        state = file_reopen(engine, may_wait, path, <uint32_t>length, object)
+    if state == FILE_SAME:
         object.flags &= ~OBJECT_STALE
-        return True
-    cache_remove(engine.cache, object)
-    return False
+    elif state == FILE_CHANGED:
+        cache_remove(engine.cache, object)
+    # Before it may be answered at all there is nothing to wait for.
+    elif not connection.owed and not opening_begin(engine, connection, path, <uint32_t>length):
+        state = FILE_CHANGED        # so that it is opened anew, which says that the server is busy
+    return state
 
 
 cdef bint may_be_stale(Engine *engine, const Request *request, CacheObject *object) noexcept nogil:
@@ -162,18 +174,25 @@ cdef CacheObject *find_representation(Engine *engine, const Request *request, Ca
 
 cdef int derive_cached_response(void *engine_data, void *connection_data, void *request_data) noexcept nogil:
     cdef Engine *engine = <Engine *>engine_data
+    cdef Connection *connection = <Connection *>connection_data
     cdef Request *request = <Request *>request_data
     cdef const Head *head = request.head
     cdef const char *path = request.data + head.path.offset
     cdef CacheObject *object
+    cdef int state
     if head.method != METHOD_GET and head.method != METHOD_HEAD:
         return EVENT_MISS
     object = cache_find(engine.cache, hash_bytes(path, head.path.length, engine.seed), path, head.path.length,
                         engine.now_us)
     if engine.coding_count:
         object = find_representation(engine, request, object)
-    if object is not NULL and object.flags & OBJECT_FILE and not is_fresh(engine, request, object):
-        object = NULL
+    if object is not NULL and object.flags & OBJECT_FILE:
+        state = freshness(engine, connection, request, object)
+        if state == FILE_UNKNOWN:
+            engine.cache.hits -= 1          # it is one when it is looked up again
+            return EVENT_COLD
+        if state == FILE_CHANGED:
+            object = NULL
     if object is NULL:
         object = find_answer(engine, request)
     if object is NULL:
@@ -186,7 +205,7 @@ cdef int derive_cached_response(void *engine_data, void *connection_data, void *
         cache_hold(object)
         request.owns_object = 1
     if engine.tier is not NULL:
-        publish_second(engine, <Connection *>connection_data, request)
+        publish_second(engine, connection, request)
     return EVENT_HIT
 
 
@@ -250,8 +269,13 @@ cdef int derive_uncached_response(void *engine_data, void *connection_data, void
         request.status = -length if length else 400
         return EVENT_FAILED
     rank_codings(request.data, head, engine.codings, engine.coding_count, &ranking)
-    result = file_open(engine, path, <uint32_t>length, &ranking, request.data + head.path.offset, head.path.length,
-                       &request.object)
+    result = file_open(engine, connection.flags & IS_WARM != 0, path, <uint32_t>length, &ranking,
+                       request.data + head.path.offset, head.path.length, &request.object)
+    if result == FILE_COLD:
+        if opening_begin(engine, connection, path, <uint32_t>length):
+            engine.cache.misses -= 1        # it is one when it is looked up again
+            return EVENT_COLD
+        result = FILE_BUSY
     if result == FILE_OBJECT or result == FILE_OPEN:
         request.owns_object = 1
         request.outcome = OUTCOME_FILE

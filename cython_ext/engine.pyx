@@ -30,10 +30,11 @@ from batchbridge.cython_ext.core cimport (
     Route)
 from batchbridge.cython_ext.deferred cimport defer_free
 from batchbridge.cython_ext.dispatch cimport collect_answers, dispatch_batches, expire_deferred
-from batchbridge.cython_ext.files cimport files_free, files_prepare
+from batchbridge.cython_ext.files cimport files_free, files_prepare, files_pretend_cold
 from batchbridge.cython_ext.fills cimport fills_free
 from batchbridge.cython_ext.heads cimport heads_prepare, heads_tick
 from batchbridge.cython_ext.http cimport http_protocol
+from batchbridge.cython_ext.openings cimport openings_collect, openings_end, openings_free
 from batchbridge.cython_ext.publish cimport publish_purged, publish_swept
 from batchbridge.cython_ext.purge cimport cache_purge
 from batchbridge.cython_ext.route cimport compile_template, route_free
@@ -142,6 +143,7 @@ cdef void run_command(void *owner) noexcept nogil:
 
 cdef void turn_end(Engine *engine) noexcept nogil:
     cdef Connection *connection
+    openings_collect(engine)
     if engine.next_deadline_us and engine.next_deadline_us <= engine.now_us:
         sweep(engine)
         expire_deferred(engine)
@@ -380,6 +382,7 @@ cdef class EngineThread:
         if engine.connections is not NULL:
             connections_free(engine)
         fills_free(engine)
+        openings_free(engine)
         cache_free(engine.cache)
         files_free(engine)
         log_close(engine)
@@ -415,6 +418,8 @@ cdef class EngineThread:
             self.run_loop()
         finally:
             self.running = False
+            with nogil:
+                openings_end(self.engine)
             self.carry_out()
             self.ready.set()
 
@@ -489,6 +494,10 @@ cdef class EngineThread:
         """Tests: lets what is read of files be waited for, as if the page cache had nothing."""
         self.engine.cache.memory.is_cold = is_cold
 
+    def pretend_cold_names(self, bint is_cold):
+        """Tests: lets files be waited for before they are opened, as if the kernel knew no name."""
+        files_pretend_cold(self.engine, is_cold)
+
     def set_policy(self, int route, policy):
         """Stores a route's policy (a BatchPolicy as a dict), in effect from the next batch."""
         policy_from_dict(&self.engine.routes[route].policy, policy)
@@ -533,6 +542,7 @@ cdef class EngineThread:
                       "zero_copy": engine.counters.zero_copy_sends,
                       "zero_copy_pending": engine.counters.zero_copy_pending},
             "fills": {"under_way": engine.fills_under_way},
+            "openings": {"later": engine.counters.openings, "under_way": engine.openings_under_way},
             "log": {"lines": engine.counters.log_lines, "lines_lost": engine.counters.log_lines_lost},
             "engine": {"loops": engine.counters.loops, "submits": engine.counters.submits,
                        "table_faults": engine.counters.table_faults},

@@ -24,6 +24,7 @@ from batchbridge.cython_ext.epoll_sockets cimport (
     EVENTS_MAX, LISTENERS_MAX, RECEIVE_SIZE_BYTES, Epoll, Socket, deliver_reports, driver_finish, driver_pause,
     driver_resume, driver_send, driver_send_last, driver_send_reported, driver_tear_down, free_closed, is_deaf, name_of,
     send_waiting, socket_of, watch, watch_for)
+from batchbridge.cython_ext.openings cimport opening_by_thread
 from batchbridge.cython_ext.output cimport fragment_read
 from batchbridge.cython_ext.readers cimport Job, readers_ask, readers_collect, readers_end, readers_free, readers_new
 from batchbridge.cython_ext.system cimport (
@@ -329,6 +330,7 @@ cdef void fill_driver(Engine *engine, Epoll *driver) noexcept nogil:
     engine.driver.send_last = driver_send_last
     engine.driver.send_reported = driver_send_reported
     engine.driver.read_fragment = driver_read_fragment
+    engine.driver.look_up = opening_by_thread
     engine.driver.pause = driver_pause
     engine.driver.resume = driver_resume
     engine.driver.finish = driver_finish

@@ -11,24 +11,34 @@ cdef enum FileResult:
     FILE_OPEN = 1               # too large to be kept: an object that is a window over its file, for one response
     FILE_DIRECTORY = 2          # a directory asked for without its last "/"
     FILE_LISTING = 3            # a directory without an index file
+    FILE_COLD = 4               # a disk must be waited for first: nothing was done
     FILE_ABSENT = 404
     FILE_FORBIDDEN = 403
     FILE_BUSY = 503             # out of descriptors or memory
     FILE_FAILED = 500
 
 
+cdef enum FileState:
+    FILE_CHANGED = 0
+    FILE_SAME = 1
+    FILE_UNKNOWN = 2            # a disk must be waited for first: nothing was done
+
+
 cdef enum:
     REPRESENTATION_KEY_SIZE_MAX = 8448
+
+# All that looks at the disk waits for it only if it `may_wait`.
 
 # What the decoded path names, in the coding that `ranking` wants most of those that there are. `key` is the path as it
 # was sent, by which the cache will know the object, together with its coding. FILE_OBJECT and FILE_OPEN: an object,
 # with a reference of the caller's. A small file has its payload if it could be read at once; otherwise fragments are
 # read when they are needed.
-cdef int file_open(Engine *engine, const char *path, uint32_t path_length, const Ranking *ranking, const char *key,
-                   uint32_t key_length, CacheObject **object) noexcept nogil
+cdef int file_open(Engine *engine, bint may_wait, const char *path, uint32_t path_length, const Ranking *ranking,
+                   const char *key, uint32_t key_length, CacheObject **object) noexcept nogil
 
-# Opens the file of an object not all of whose fragments were read, if it is not open. False: it is not what it was.
-cdef bint file_reopen(Engine *engine, const char *path, uint32_t path_length, CacheObject *object) noexcept nogil
+# Opens the file of an object not all of whose fragments were read, if it is not open. A FileState.
+cdef int file_reopen(Engine *engine, bint may_wait, const char *path, uint32_t path_length,
+                     CacheObject *object) noexcept nogil
 # Whether the open file of an object is still as it was when the object was made.
 cdef bint file_is_same(CacheObject *object) noexcept nogil
 
@@ -42,9 +52,15 @@ cdef bint file_is_trusted(Engine *engine, const CacheObject *object) noexcept no
 # A descriptor that becomes readable when something is changed in a watched directory; none where it is not above 0.
 cdef int files_watch_fd(const Engine *engine) noexcept nogil
 
-# Whether a cached object still is what the path names: same file, same time, same length, same codings beside it. It
-# counts as compared now.
-cdef bint file_unchanged(Engine *engine, const char *path, uint32_t path_length, CacheObject *object) noexcept nogil
+# Whether a cached object still is what the path names: same file, same time, same length, same codings beside it. If it
+# is, that counts as compared now. A FileState.
+cdef int file_compare(Engine *engine, bint may_wait, const char *path, uint32_t path_length,
+                      CacheObject *object) noexcept nogil
+
+# Waits for all that a look at the path can need of a disk. Any thread may call it.
+cdef void file_visit(const Engine *engine, const char *path, uint32_t path_length) noexcept nogil
+# Tests: lets all looks that may not wait fail, as if the kernel knew no name.
+cdef void files_pretend_cold(Engine *engine, bint is_cold) noexcept nogil
 
 # Seconds, rounded down, as Last-Modified says.
 cdef int64_t object_modified_s(const CacheObject *object) noexcept nogil

@@ -1,16 +1,15 @@
 """Files below the document root.
 
-Every path is opened relative to the root's descriptor with openat2(RESOLVE_BENEATH) (Linux 5.6): neither ".." nor a
-symbolic link leaves the root, and nothing can be exchanged between a check and its use, since the kernel resolves the
-path once. A file's strong validator is made of its inode, length and time of change in nanoseconds.
+A file's strong validator is made of its inode, length and time of change in nanoseconds. How it is opened, and its
+siblings that hold the same in a content coding (`page.html.br`), is in representations.pyx. The original must be there:
+it says what the file's type is, and answers who wants no coding. The siblings lie in the original's directory, so
+whatever changes in it makes all of them worth another look.
 
-A file may have siblings that hold the same in a content coding (`page.html.br`). One that is no regular file, cannot be
-read, or is older than its original is not used: it was not made from what the original is now. The original must be
-there: it says what the file's type is, and answers who wants no coding. The siblings lie in the original's directory,
-so whatever changes in it makes all of them worth another look.
+Who looks at the disk is told (FILE_COLD, FILE_UNKNOWN) where it would have to wait for it, unless it may wait; then it
+is as if it had not looked.
 """
 from libc.errno cimport (
-    EACCES, EAGAIN, ELOOP, EMFILE, ENAMETOOLONG, ENFILE, ENOENT, ENOMEM, ENOTDIR, ENXIO, EPERM, EXDEV, errno)
+    EACCES, EAGAIN, ELOOP, EMFILE, ENAMETOOLONG, ENFILE, ENOENT, ENOMEM, ENOTDIR, ENXIO, EPERM, EXDEV)
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memcpy, memset, strlen
@@ -24,33 +23,15 @@ from batchbridge.cython_ext.core cimport Engine
 from batchbridge.cython_ext.dates cimport format_http_date
 from batchbridge.cython_ext.fragments cimport FRAGMENTS_MAX, Fragments, fragments_open_file, fragments_whole
 from batchbridge.cython_ext.media cimport MediaType, MediaTypes, media_of, media_prepare
+from batchbridge.cython_ext.representations cimport (
+    MUST_WAIT, S_ISDIR, S_ISREG, Representations, Root, fstat, open_below, open_original, open_siblings, root_prepare,
+    stat, take_file, visit)
 from batchbridge.cython_ext.watch cimport (
     Watched, Watches, watch_file, watch_is_quiet, watches_free, watches_look, watches_prepare)
 
-from batchbridge.cython_ext.codings import CODINGS
-
-
-cdef extern from "compat.h" nogil:
-    int bb_open_beneath(int root, const char *path, int flags) noexcept
-
-
-cdef extern from "<sys/stat.h>" nogil:
-    struct timespec:
-        long tv_sec
-        long tv_nsec
-    struct stat:
-        unsigned long st_dev
-        unsigned long st_ino
-        unsigned int st_mode
-        long st_size
-        timespec st_mtim
-    int fstat(int, stat *) noexcept
-    bint S_ISREG(unsigned int) noexcept
-    bint S_ISDIR(unsigned int) noexcept
-
 
 cdef extern from "<fcntl.h>" nogil:
-    int O_RDONLY, O_CLOEXEC, O_NONBLOCK, O_NOCTTY, O_NOFOLLOW, O_PATH
+    int O_RDONLY, O_PATH
 
 
 cdef extern from "<unistd.h>" nogil:
@@ -70,8 +51,6 @@ cdef extern from "<stdio.h>" nogil:
 
 
 cdef enum:
-    INDEX_FILES_MAX = 8
-    PATH_SIZE_MAX = 8192
     NS_PER_S = 1000000000
     LINES_SIZE_MAX = 512            # of an object's header lines
     WINDOW_SLOTS = 32               # fragments of a file too large to be kept that may be on their way at a time
@@ -83,18 +62,8 @@ ETAG_SUFFIXES[:] = [b"", b"-b", b"-z", b"-g"]
 
 cdef struct Files:
     MediaTypes types
-    uint32_t index_count
-    uint32_t index_lengths[8]
-    char index_names[8][64]
+    Root root
     Watches watches
-
-
-# A file's representations: itself, and its siblings in the codings that are looked for. By Coding.
-cdef struct Representations:
-    uint32_t available              # bits
-    bint is_linked                  # one of them is a symbolic link, whose changes would not be told
-    stat facts[4]
-    int files[4]                    # open; -1: none
 
 
 # --- settings --------------------------------------------------------------------------------------------------------
@@ -104,15 +73,11 @@ cdef files_prepare(Engine *engine, dict types, bytes default_type, tuple index_f
     if files is NULL:
         raise MemoryError
     engine.files = files
+    root_prepare(&files.root, root, index_files, codings)
     watches_prepare(&files.watches, root, engine.seed)
     media_prepare(&files.types, types, default_type)
-    for index, name in enumerate(index_files[:INDEX_FILES_MAX]):
-        files.index_lengths[index] = len(name)
-        memcpy(files.index_names[index], <const char *>name, min(<size_t>len(name), sizeof(files.index_names[0]) - 1))
-        files.index_count = index + 1
-    for name in codings:
-        engine.codings[engine.coding_count] = <uint8_t>CODINGS.index(name)
-        engine.coding_count += 1
+    memcpy(engine.codings, files.root.codings, sizeof(engine.codings))
+    engine.coding_count = files.root.coding_count
 
 
 cdef void files_free(Engine *engine) noexcept nogil:
@@ -125,6 +90,8 @@ cdef void files_free(Engine *engine) noexcept nogil:
 # --- opening ---------------------------------------------------------------------------------------------------------
 
 cdef int result_of(int error) noexcept nogil:
+    if error == -MUST_WAIT:
+        return FILE_COLD
     if error in (ENOENT, ENOTDIR, ENAMETOOLONG):
         return FILE_ABSENT
     if error in (EACCES, EPERM, EXDEV, ELOOP, ENXIO):       # EXDEV: it would leave the root; ENXIO: a socket
@@ -134,96 +101,22 @@ cdef int result_of(int error) noexcept nogil:
     return FILE_FAILED
 
 
-cdef int open_path(Engine *engine, const char *path, uint32_t length, const char *name, const char *suffix, int flags,
-                   stat *facts) noexcept nogil:
-    """Opens path (which begins with "/"), with `name` and `suffix` behind it, below the root. A descriptor, or -errno.
-    """
-    cdef char relative[PATH_SIZE_MAX + 72]
-    cdef int fd, error
-    if length > PATH_SIZE_MAX:
-        return -ENAMETOOLONG
-    snprintf(relative, sizeof(relative), b".%.*s%s%s", <int>length, path, name, suffix)
-    if not flags & O_PATH:      # with which openat2 takes neither
-        flags |= O_NONBLOCK | O_NOCTTY      # a FIFO in the root must not stop the engine
-    fd = bb_open_beneath(engine.root, relative, flags | O_CLOEXEC)
-    if fd < 0:
-        return fd
-    if fstat(fd, facts) < 0:
-        error = errno
-        close(fd)
-        return -error
-    return fd
-
-
-cdef int open_index(Engine *engine, const char *path, uint32_t length, stat *facts, uint32_t *which) noexcept nogil:
-    """Opens a directory's first index file there is. A descriptor, or -errno."""
+cdef bint watch(Engine *engine, bint may_wait, const char *path, uint32_t length, Watched *watched) noexcept nogil:
+    """Lets the file's directories be watched, unless files are compared at each request anyway. False: a disk would
+    have to be waited for."""
     cdef Files *files = <Files *>engine.files
-    cdef uint32_t index
-    cdef int fd = -ENOENT
-    for index in range(files.index_count):
-        fd = open_path(engine, path, length, files.index_names[index], b"", O_RDONLY, facts)
-        if fd != -ENOENT:
-            which[0] = index
-            break
-    return fd
-
-
-cdef Watched watch(Engine *engine, const char *path, uint32_t length) noexcept nogil:
-    """Lets the file's directories be watched, unless files are compared at each request anyway."""
-    cdef Watched unwatched
     if engine.limits.file_revalidate_us == 0:
-        memset(&unwatched, 0, sizeof(Watched))
-        return unwatched
-    return watch_file(&(<Files *>engine.files).watches, path, length)
+        memset(watched, 0, sizeof(Watched))
+        return True
+    return watch_file(&files.watches, not may_wait and files.root.can_refuse, path, length, watched)
 
 
-# --- siblings --------------------------------------------------------------------------------------------------------
-
-cdef bint is_older(const stat *one, const stat *other) noexcept nogil:
-    if one.st_mtim.tv_sec != other.st_mtim.tv_sec:
-        return one.st_mtim.tv_sec < other.st_mtim.tv_sec
-    return one.st_mtim.tv_nsec < other.st_mtim.tv_nsec
+cdef void file_visit(const Engine *engine, const char *path, uint32_t path_length) noexcept nogil:
+    visit(&(<const Files *>engine.files).root, path, path_length)
 
 
-cdef void open_siblings(Engine *engine, const char *path, uint32_t length, const char *name,
-                        Representations *them) noexcept nogil:
-    """Opens what siblings can be used of a file, whose own facts are there already."""
-    cdef uint32_t index
-    cdef int coding, fd
-    for index in range(engine.coding_count):
-        coding = engine.codings[index]
-        fd = open_path(engine, path, length, name, coding_suffix(coding), O_RDONLY | O_NOFOLLOW, &them.facts[coding])
-        if fd == -ELOOP:
-            them.is_linked = True
-            fd = open_path(engine, path, length, name, coding_suffix(coding), O_RDONLY, &them.facts[coding])
-        if fd < 0:
-            continue
-        if not S_ISREG(them.facts[coding].st_mode) or is_older(&them.facts[coding], &them.facts[<int>CODING_IDENTITY]):
-            close(fd)
-            continue
-        them.files[coding] = fd
-        them.available |= 1u << coding
-
-
-cdef void represent(Representations *them, int fd) noexcept nogil:
-    """Begins with the file itself."""
-    cdef int coding
-    them.available = 1 << CODING_IDENTITY
-    them.is_linked = False
-    for coding in range(<int>CODING_COUNT):
-        them.files[coding] = -1
-    them.files[<int>CODING_IDENTITY] = fd
-
-
-cdef int take_file(Representations *them, int coding) noexcept nogil:
-    """The descriptor of one; the others are closed. CODING_COUNT: all are."""
-    cdef int other, taken = -1
-    for other in range(<int>CODING_COUNT):
-        if other == coding:
-            taken = them.files[other]
-        elif them.files[other] >= 0:
-            close(them.files[other])
-    return taken
+cdef void files_pretend_cold(Engine *engine, bint is_cold) noexcept nogil:
+    (<Files *>engine.files).root.is_cold = is_cold
 
 
 cdef uint32_t representation_key(const char *key, uint32_t key_length, int coding, char *out) noexcept nogil:
@@ -242,30 +135,29 @@ cdef uint32_t representation_key(const char *key, uint32_t key_length, int codin
 
 # --- objects ---------------------------------------------------------------------------------------------------------
 
-cdef int file_open(Engine *engine, const char *path, uint32_t path_length, const Ranking *ranking, const char *key,
-                   uint32_t key_length, CacheObject **object) noexcept nogil:
+cdef int file_open(Engine *engine, bint may_wait, const char *path, uint32_t path_length, const Ranking *ranking,
+                   const char *key, uint32_t key_length, CacheObject **object) noexcept nogil:
     cdef Files *files = <Files *>engine.files
     cdef Representations them
-    cdef stat *facts = &them.facts[<int>CODING_IDENTITY]
-    cdef const char *name = b""
+    cdef const stat *facts = &them.facts[<int>CODING_IDENTITY]
     cdef char own_key[REPRESENTATION_KEY_SIZE_MAX]
     cdef int fd, coding = CODING_IDENTITY
-    cdef uint32_t which = 0, own_length
+    cdef uint32_t own_length
     cdef const MediaType *kind
     cdef bint is_directory = path[path_length - 1] == c'/'
-    # Before the file is opened: what is changed from now on will be told.
-    cdef Watched watched = watch(engine, path, path_length)
+    cdef Watched watched
     object[0] = NULL
-    if is_directory:
-        fd = open_index(engine, path, path_length, facts, &which)
-        if fd == -ENOENT:
-            fd = open_path(engine, path, path_length, b"", b"", O_PATH, facts)
-            if fd < 0:
-                return result_of(-fd)
-            close(fd)
-            return FILE_LISTING
-    else:
-        fd = open_path(engine, path, path_length, b"", b"", O_RDONLY, facts)
+    # Before the file is opened: what is changed from now on will be told.
+    if not watch(engine, may_wait, path, path_length, &watched):
+        return FILE_COLD
+    fd = open_original(&files.root, may_wait, path, path_length, O_RDONLY, &them)
+    if fd == -ENOENT and is_directory:
+        fd = open_below(&files.root, may_wait, path, path_length, b"", b"", O_PATH,
+                        &them.facts[<int>CODING_IDENTITY])
+        if fd < 0:
+            return result_of(-fd)
+        close(fd)
+        return FILE_LISTING
     if fd < 0:
         return result_of(-fd)
     if S_ISDIR(facts.st_mode):
@@ -275,13 +167,13 @@ cdef int file_open(Engine *engine, const char *path, uint32_t path_length, const
         close(fd)
         return FILE_FORBIDDEN
     if is_directory:
-        name = files.index_names[which]
-        kind = media_of(&files.types, name, files.index_lengths[which])
+        kind = media_of(&files.types, them.name, them.name_length)
     else:
         kind = media_of(&files.types, path, path_length)
-    represent(&them, fd)
     if engine.coding_count:
-        open_siblings(engine, path, path_length, name, &them)
+        if open_siblings(&files.root, may_wait, path, path_length, &them) == MUST_WAIT:
+            take_file(&them, CODING_COUNT)
+            return FILE_COLD
         coding = choose_coding(ranking, them.available)
         own_length = representation_key(key, key_length, coding, own_key)
         if own_length:
@@ -407,72 +299,69 @@ cdef bint file_is_same(CacheObject *object) noexcept nogil:
     return fstat(object_fragments(object).file, &facts) == 0 and is_file_of(object, &facts)
 
 
-cdef int open_coded(Engine *engine, const char *path, uint32_t path_length, int coding, stat *facts) noexcept nogil:
-    """Opens what the path names, or its sibling in a coding. A descriptor, or -errno."""
-    cdef Files *files = <Files *>engine.files
+cdef int open_coded(Engine *engine, bint may_wait, const char *path, uint32_t path_length, int coding,
+                    stat *facts) noexcept nogil:
+    """Opens what the path names, or its sibling in a coding. A descriptor, -errno, or MUST_WAIT."""
+    cdef const Root *root = &(<const Files *>engine.files).root
+    cdef Representations them
     cdef const char *name = b""
-    cdef uint32_t which = 0
     cdef int fd
-    if path[path_length - 1] == c'/':
-        fd = open_index(engine, path, path_length, facts, &which)
+    if coding == CODING_IDENTITY or path[path_length - 1] == c'/':
+        fd = open_original(root, may_wait, path, path_length, O_RDONLY, &them)
+        if fd >= 0 and coding == CODING_IDENTITY:
+            facts[0] = them.facts[<int>CODING_IDENTITY]
         if fd < 0 or coding == CODING_IDENTITY:
             return fd
         close(fd)
-        name = files.index_names[which]
-    return open_path(engine, path, path_length, name, coding_suffix(coding), O_RDONLY, facts)
+        name = them.name
+    return open_below(root, may_wait, path, path_length, name, coding_suffix(coding), O_RDONLY, facts)
 
 
-cdef bint file_reopen(Engine *engine, const char *path, uint32_t path_length, CacheObject *object) noexcept nogil:
+cdef int file_reopen(Engine *engine, bint may_wait, const char *path, uint32_t path_length,
+                     CacheObject *object) noexcept nogil:
     cdef Fragments *fragments = object_fragments(object)
     cdef stat facts
     cdef int fd
     if fragments is NULL or fragments.file >= 0 or fragments_whole(fragments):
-        return True
-    fd = open_coded(engine, path, path_length, object.codings >> 4, &facts)
+        return FILE_SAME
+    fd = open_coded(engine, may_wait, path, path_length, object.codings >> 4, &facts)
     if fd < 0:
-        return False
+        return FILE_UNKNOWN if fd == MUST_WAIT else FILE_CHANGED
     if not S_ISREG(facts.st_mode) or not is_file_of(object, &facts):
         close(fd)
-        return False
+        return FILE_CHANGED
     fragments_open_file(fragments, fd)
-    return True
+    return FILE_SAME
 
 
 cdef int files_watch_fd(const Engine *engine) noexcept nogil:
     return (<const Files *>engine.files).watches.fd
 
 
-cdef bint file_unchanged(Engine *engine, const char *path, uint32_t path_length, CacheObject *object) noexcept nogil:
+cdef int file_compare(Engine *engine, bint may_wait, const char *path, uint32_t path_length,
+                      CacheObject *object) noexcept nogil:
     cdef Files *files = <Files *>engine.files
     cdef Representations them
-    cdef const stat *facts = &them.facts[<int>CODING_IDENTITY]
-    cdef const char *name = b""
-    cdef uint32_t which = 0
-    cdef int fd
+    cdef int fd, result = 0
     cdef Watches *watches = &files.watches
     cdef Watched watched = object.watched
     if watched.generation == watches.generation:
         watched.epoch = watches.epoch
-    else:
-        watched = watch(engine, path, path_length)
-    if path[path_length - 1] == c'/':
-        fd = open_index(engine, path, path_length, &them.facts[<int>CODING_IDENTITY], &which)
-        name = files.index_names[which]
-    else:
-        fd = open_path(engine, path, path_length, b"", b"", O_PATH, &them.facts[<int>CODING_IDENTITY])
+    elif not watch(engine, may_wait, path, path_length, &watched):
+        return FILE_UNKNOWN
+    fd = open_original(&files.root, may_wait, path, path_length, O_PATH, &them)
     if fd < 0:
-        return False
-    represent(&them, fd)
-    if engine.coding_count and S_ISREG(facts.st_mode):
-        open_siblings(engine, path, path_length, name, &them)
+        return FILE_UNKNOWN if fd == MUST_WAIT else FILE_CHANGED
+    if engine.coding_count and S_ISREG(them.facts[<int>CODING_IDENTITY].st_mode):
+        result = open_siblings(&files.root, may_wait, path, path_length, &them)
     take_file(&them, CODING_COUNT)
-    if them.available != <uint32_t>(object.codings & 15):
-        return False
-    facts = &them.facts[object.codings >> 4]
-    if not is_file_of(object, facts):
-        return False
+    if result == MUST_WAIT:
+        return FILE_UNKNOWN
+    if (them.available != <uint32_t>(object.codings & 15)
+            or not is_file_of(object, &them.facts[object.codings >> 4])):
+        return FILE_CHANGED
     object.checked_us = engine.now_us
     object.watched = watched
     if them.is_linked:
         object.watched.watch = 0
-    return True
+    return FILE_SAME

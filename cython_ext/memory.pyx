@@ -25,8 +25,9 @@ from batchbridge.cython_ext.accesslog cimport log_flush, log_written
 from batchbridge.cython_ext.connection cimport (
     connection_closed, connection_lost, connection_open, connection_peer, received, received_end)
 from batchbridge.cython_ext.core cimport (
-    CONNECTION_LINGERS, IS_CLOSING, IS_EOF, IS_PAUSED, Answer, Connection, Engine, Fill)
+    CONNECTION_LINGERS, IS_CLOSING, IS_EOF, IS_PAUSED, Answer, Connection, Engine, Fill, Opening)
 from batchbridge.cython_ext.engine cimport EngineThread, turn_begin, turn_end, turn_wait_us
+from batchbridge.cython_ext.openings cimport opening_carry_out, opening_over
 from batchbridge.cython_ext.output cimport fragment_read, sent
 from batchbridge.cython_ext.send cimport send_fell_short
 from batchbridge.cython_ext.system cimport POLLIN, eventfd_read, eventfd_write, poll, pollfd, pread, write
@@ -68,6 +69,8 @@ cdef struct Memory:
     Client **clients                    # by the connection's index; NULL: none
     Fill *fills                         # to be read in the next turn
     uint64_t fills_waiting
+    Opening *openings                   # to be carried out in the next turn
+    uint64_t openings_waiting
     int fail_read_errno                 # of the next reading; 0: none
     uint8_t late_sends
     uint8_t slow_disk
@@ -171,6 +174,13 @@ cdef void driver_read_fragment(Engine *engine, Fill *fill) noexcept nogil:
     memory.fills_waiting += 1
 
 
+cdef void driver_look_up(Engine *engine, Opening *opening) noexcept nogil:
+    cdef Memory *memory = <Memory *>engine.driver_data
+    opening.next_asked = memory.openings
+    memory.openings = opening
+    memory.openings_waiting += 1
+
+
 cdef void driver_pause(Engine *engine, Connection *connection) noexcept nogil:
     # IS_PAUSED is looked at before anything that was fed is received.
     pass
@@ -247,6 +257,18 @@ cdef void carry_out_fills(Engine *engine, Memory *memory, int error) noexcept no
         fill = following
 
 
+cdef void carry_out_openings(Engine *engine, Memory *memory) noexcept nogil:
+    cdef Opening *opening = memory.openings
+    cdef Opening *following
+    memory.openings = NULL
+    memory.openings_waiting = 0
+    while opening is not NULL:
+        following = opening.next_asked
+        opening_carry_out(opening)
+        opening_over(engine, opening)
+        opening = following
+
+
 cdef void receive_copy(Engine *engine, Connection *connection, const char *data, uint32_t length) noexcept nogil:
     """Lets the engine see bytes in memory of exactly their length, and no longer than it may."""
     cdef char *copy = <char *>malloc(length)
@@ -310,6 +332,7 @@ cdef class MemoryEngine(EngineThread):
         engine.driver.send_last = driver_send_last
         engine.driver.send_reported = driver_send_reported
         engine.driver.read_fragment = driver_read_fragment
+        engine.driver.look_up = driver_look_up
         engine.driver.pause = driver_pause
         engine.driver.resume = driver_resume
         engine.driver.finish = driver_finish
@@ -413,7 +436,7 @@ cdef class MemoryEngine(EngineThread):
 
     @property
     def slow_disk(self):
-        """While it is set, what must be waited for is not read."""
+        """While it is set, what must be waited for is neither read nor opened."""
         return self.memory.slow_disk != 0
 
     @slow_disk.setter
@@ -424,6 +447,11 @@ cdef class MemoryEngine(EngineThread):
     def reads_waiting(self):
         """How many readings the next turn carries out, unless the disk is slow."""
         return self.memory.fills_waiting
+
+    @property
+    def openings_waiting(self):
+        """How many paths the next turn opens, unless the disk is slow."""
+        return self.memory.openings_waiting
 
     @property
     def late_sends(self):
@@ -457,6 +485,7 @@ cdef class MemoryEngine(EngineThread):
                 carry_out_pending(engine, client.client)
         if not self.memory.slow_disk:
             carry_out_fills(engine, &self.memory, 0)
+            carry_out_openings(engine, &self.memory)
         for client in list(self.living.values()):
             self.receive(client)
         engine.more_input = more_input
@@ -490,7 +519,7 @@ cdef class MemoryEngine(EngineThread):
         cdef MemoryClient client
         if self.engine.held is not NULL or self.engine.dirty is not NULL:
             return True
-        if self.memory.fills is not NULL and not self.memory.slow_disk:
+        if (self.memory.fills is not NULL or self.memory.openings is not NULL) and not self.memory.slow_disk:
             return True
         for client in self.living.values():
             if client.is_receiving() or client.client.is_closing or (
@@ -536,4 +565,5 @@ cdef class MemoryEngine(EngineThread):
         self.free_closed()
         while self.memory.fills is not NULL:
             carry_out_fills(self.engine, &self.memory, errors.ECANCELED)
+        carry_out_openings(self.engine, &self.memory)
         log_flush(self.engine)

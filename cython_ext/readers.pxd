@@ -2,10 +2,12 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
 
-# Something to be read: whoever asks owns the record, and keeps it and what it refers to until it comes back.
+# Something to be read, or other work that may wait for a disk: whoever asks owns the record, and keeps it and what it
+# refers to until it comes back.
 cdef struct Job:
     Job *next
     void *owner                     # for whoever asks
+    int64_t (*work)(Job *) noexcept nogil   # returns the result; NULL: the reading that follows
     int file
     char *at
     uint32_t length

@@ -64,8 +64,10 @@ cdef struct Readers:
     Job *done
 
 
-cdef int64_t carry_out(const Job *job) noexcept nogil:
+cdef int64_t carry_out(Job *job) noexcept nogil:
     cdef ssize_t count
+    if job.work is not NULL:
+        return job.work(job)
     while True:
         count = pread(job.file, job.at, job.length, <long>job.offset)
         if count >= 0:

@@ -16,7 +16,7 @@ cpdef enum State:
     SEND_ENGINE
     # Where the machine rests.
     AWAIT_BYTES                 # the request is not whole
-    AWAIT_TURN                  # answers before it are owed; it is derived anew when they have left
+    AWAIT_TURN                  # answers before it are owed, or its file is cold; it is derived anew when that is over
     AWAIT_RESPONSE              # it is in user mode
     FINISHED
     STATE_COUNT                 # a protocol module's own states have numbers from here on
@@ -44,4 +44,5 @@ cpdef enum Event:
     EVENT_ANSWERED              # from user mode: the answer
     EVENT_TIMED_OUT             # from the clock, instead of it
     EVENT_SENT
+    EVENT_COLD                  # a disk must be waited for first
     EVENT_COUNT                 # the same of its events

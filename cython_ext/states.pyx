@@ -5,4 +5,4 @@ STATE_NAMES = ("Derive Request", "Derive Cached Response", "Derive Miss Response
                "Send Engine", "Await Bytes", "Await Turn", "Await Response", "Finished")
 EVENT_NAMES = ("request", "incomplete", "malformed", "owed", "hit", "miss", "route", "no route", "status", "object",
                "listing", "absent", "unsuited", "failed", "server", "no server", "queued", "queue full", "answered",
-               "timed out", "sent")
+               "timed out", "sent", "cold")

@@ -17,6 +17,7 @@ from batchbridge.cython_ext.answer cimport answer_begin, answer_turn
 from batchbridge.cython_ext.core cimport Engine
 from batchbridge.cython_ext.engine cimport EngineThread, turn_begin, turn_end, turn_goes_on, turn_wait_us
 from batchbridge.cython_ext.kernel cimport tier_consume, tier_has_news, tier_has_records, tier_sleeps, tier_woke
+from batchbridge.cython_ext.openings cimport opening_by_thread
 from batchbridge.cython_ext.polled cimport polled_arm, polled_settle, polled_woke
 from batchbridge.cython_ext.publish cimport publish_end
 from batchbridge.cython_ext.ring cimport *
@@ -226,6 +227,7 @@ cdef class UringEngine(EngineThread):
         engine.driver.send_last = driver_send_last
         engine.driver.send_reported = driver_send_reported
         engine.driver.read_fragment = driver_read_fragment
+        engine.driver.look_up = opening_by_thread
         engine.driver.pause = driver_pause
         engine.driver.resume = driver_resume
         engine.driver.finish = driver_finish

@@ -2,7 +2,7 @@
 #
 # The kernel queues an event before the call that made the change returns. So who looks (watches_look) before using what
 # is known of a file learns of every change that was completed before; nobody is woken by one.
-from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from libc.stdint cimport uint8_t, uint16_t, uint32_t, uint64_t
 
 
 cdef enum:
@@ -22,6 +22,8 @@ cdef struct Watch:
 cdef struct Watches:
     int fd                      # -1: there is no inotify; 0: not asked for yet
     int root
+    uint64_t how                # RESOLVE_ bits, of a look at a file
+    uint8_t must_wait           # and whether a disk would have had to be waited for
     uint64_t seed
     uint32_t epoch              # grows with each event
     uint16_t generation         # grows when all watches are forgotten
@@ -47,8 +49,9 @@ cdef void watches_look(Watches *watches, uint64_t turn) noexcept nogil
 
 # Watches the directory that a path (decoded, from "/" on) names a file in, and all around it, from before it returns.
 # `watch` is 0 where it cannot: too many, no inotify, or a symbolic link on the way or at its end, whose changes
-# elsewhere would not be told.
-cdef Watched watch_file(Watches *watches, const char *path, uint32_t length) noexcept nogil
+# elsewhere would not be told. False: `refuses` was given, and a disk would have to be waited for.
+cdef bint watch_file(Watches *watches, bint refuses, const char *path, uint32_t length,
+                     Watched *watched) noexcept nogil
 
 # Whether nothing was told of a directory on the file's way since. True, too, where nothing is ever told.
 cdef bint watch_is_quiet(const Watches *watches, Watched watched) noexcept nogil

@@ -8,6 +8,7 @@ The rules:
   made anew as files are looked at again.
 - Paths with symbolic links are not watched.
 """
+from libc.errno cimport EAGAIN
 from libc.stdint cimport int32_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from libc.string cimport memcmp, memcpy, memset
@@ -15,19 +16,9 @@ from libc.string cimport memcmp, memcpy, memset
 from batchbridge.cython_ext.index cimport hash_bytes
 
 
-cdef extern from * nogil:
-    """
-    #include "compat.h"
-    /* As bb_open_beneath, but for RESOLVE_NO_SYMLINKS. */
-    static inline int bb_open_unlinked(int root, const char *path, int flags) {
-        struct {
-            uint64_t flags, mode, resolve;
-        } how = {.flags = (uint64_t)flags, .mode = 0, .resolve = 0x08 | 0x04};
-        long fd = syscall(437, root, path, &how, sizeof how);
-        return fd < 0 ? -errno : (int)fd;
-    }
-    """
-    int bb_open_unlinked(int root, const char *path, int flags) noexcept
+cdef extern from "compat.h" nogil:
+    int bb_open_resolved(int root, const char *path, int flags, uint64_t resolve) noexcept
+    uint64_t BB_RESOLVE_BENEATH, BB_RESOLVE_CACHED, BB_RESOLVE_NO_SYMLINKS
 
 
 cdef extern from "<sys/inotify.h>" nogil:
@@ -115,6 +106,13 @@ cdef uint16_t *descriptor_place(Watches *watches, int descriptor) noexcept nogil
 
 # --- watching --------------------------------------------------------------------------------------------------------
 
+cdef int open_unlinked(Watches *watches, const char *name, int flags) noexcept nogil:
+    """Opens what is no symbolic link, nor behind one. A descriptor, or -errno."""
+    cdef int fd = bb_open_resolved(watches.root, name, flags | O_PATH | O_CLOEXEC, watches.how)
+    watches.must_wait |= fd == -EAGAIN and watches.how & BB_RESOLVE_CACHED != 0
+    return fd
+
+
 cdef int add_watch(Watches *watches, const char *directory) noexcept nogil:
     """Lets inotify watch the directory of this path; its descriptor, or -1."""
     cdef char name[PATH_SIZE_MAX + 1]
@@ -124,7 +122,7 @@ cdef int add_watch(Watches *watches, const char *directory) noexcept nogil:
     if watches.fd < 0:
         return -1
     snprintf(name, sizeof(name), b".%s", directory)
-    fd = bb_open_unlinked(watches.root, name, O_PATH | O_DIRECTORY | O_CLOEXEC)
+    fd = open_unlinked(watches, name, O_DIRECTORY)
     if fd < 0:
         return -1
     snprintf(name, sizeof(name), b"/proc/self/fd/%d", fd)
@@ -164,29 +162,37 @@ cdef uint16_t watch_directory(Watches *watches, const char *path, uint32_t lengt
     return watches.count
 
 
-cdef Watched watch_file(Watches *watches, const char *path, uint32_t length) noexcept nogil:
-    cdef Watched watched
+cdef bint watch_file(Watches *watches, bint refuses, const char *path, uint32_t length,
+                     Watched *watched) noexcept nogil:
+    watches.how = BB_RESOLVE_BENEATH | BB_RESOLVE_NO_SYMLINKS
+    if refuses:
+        watches.how |= BB_RESOLVE_CACHED
+    watches.must_wait = 0
+    memset(watched, 0, sizeof(Watched))
+    watched.epoch = watches.epoch
+    watched.generation = watches.generation
+    if length < PATH_SIZE_MAX and watches.fd >= 0:
+        watched.watch = watch_way(watches, path, length)
+    return not watches.must_wait
+
+
+cdef uint16_t watch_way(Watches *watches, const char *path, uint32_t length) noexcept nogil:
+    """The number of the directory that a file is in, watched with all around it; 0: it cannot be."""
     cdef char name[PATH_SIZE_MAX + 1]
     cdef uint32_t at
     cdef uint16_t number = 0
     cdef int fd
-    memset(&watched, 0, sizeof(Watched))
-    watched.epoch = watches.epoch
-    watched.generation = watches.generation
-    if length >= PATH_SIZE_MAX or watches.fd < 0:
-        return watched
     for at in range(length):
         if path[at] == c'/':
             number = watch_directory(watches, path, at + 1, number)
             if number == 0:
-                return watched
+                return 0
     snprintf(name, sizeof(name), b".%.*s", <int>length, path)
-    fd = bb_open_unlinked(watches.root, name, O_PATH | O_CLOEXEC)
+    fd = open_unlinked(watches, name, 0)
     if fd < 0:
-        return watched              # a link
+        return 0                    # a link
     close(fd)
-    watched.watch = number
-    return watched
+    return number
 
 
 # --- looking ---------------------------------------------------------------------------------------------------------
