@@ -51,7 +51,7 @@ cdef enum:
     RENDERINGS_SIZE_BYTES_MAX = 67108864
     VISITS_MAX = 16                     # that the cache can tell apart
     NOT_IDLE = (IS_WRITING | IS_HELD | IS_EOF | IS_LAST | IS_PAUSED | IS_REFUSED | IS_FINAL | IS_CLOSING)
-    COOKIE_SHIFT = 35                   # of an entry's name, see bb_send_name
+    LEFT_UNKNOWN = 0xFFFFFFFFFFFFFFFF
     NS_PER_S = 1000000000
     LOG_PATIENCE_US = 500000
 
@@ -118,22 +118,23 @@ cdef void take_failed(Engine *engine, Tier *tier) noexcept nogil:
     """What could not be sent whole: user mode sends the rest, or learns that the connection is gone."""
     cdef uint64_t name = 0
     cdef int32_t result = 0
-    cdef uint32_t row, sent
+    cdef uint32_t row, image, sent
     cdef RowState *state
     cdef const Rendering *rendering
     cdef Connection *connection
     while sender_completion(&tier.sender, &name, &result):
         tier.failed_sends += 1
-        row = <uint32_t>(name >> 48)
-        if row >= tier.row_count:
+        row = bb_send_row(name)
+        image = bb_send_image(name)
+        if row >= tier.row_count or image >= BB_IMAGES_MAX:
             continue
         state = &tier.states[row]
-        if not state.connection or (tier.rows[row].cookie ^ name) & ((<uint64_t>1 << COOKIE_SHIFT) - 1):
+        if not state.connection or not bb_send_is_of(name, tier.rows[row].cookie):
             continue                    # the connection was left
         connection = &engine.connections[state.connection - 1]
         if connection.state != CONNECTION_OPEN:
             continue
-        rendering = &tier.answered[name >> 36 & (BB_IMAGES_MAX - 1)].renderings[name >> COOKIE_SHIFT & 1]
+        rendering = &tier.answered[image].renderings[bb_send_buffer(name)]
         sent = <uint32_t>max(result, 0)
         if (result < 0 and result != -EAGAIN) or sent > rendering.length or connection.flags & IS_WRITING:
             engine.driver.tear_down(engine, connection)
@@ -223,12 +224,20 @@ cdef void answer_leave(Tier *tier, uint32_t image, CacheObject *object) noexcept
 
 
 cdef void retire(Tier *tier, uint32_t image) noexcept nogil:
-    """The kernel side sends the image's rendering no more, but for what it has posted."""
+    """The kernel side sends the image's rendering no more, but for what it has posted.
+
+    How far that is, is asked when it has to be known: it takes a lock, and a purge may retire all of them.
+    """
     cdef Answered *answered = &tier.answered[image]
     if tier.answers[image].generation == 0:
         return
     bb_store_release(&tier.answers[image].generation, 0)
-    answered.renderings[answered.current].left_at = sender_written_behind(&tier.sender)
+    answered.renderings[answered.current].left_at = LEFT_UNKNOWN
+
+
+cdef void note_left(Tier *tier, Rendering *rendering) noexcept nogil:
+    if rendering.left_at == LEFT_UNKNOWN:
+        rendering.left_at = sender_written_behind(&tier.sender)
 
 
 cdef uint64_t valid_until_ns(const Engine *engine, const CacheObject *object) noexcept nogil:
@@ -248,6 +257,7 @@ cdef uint64_t valid_until_ns(const Engine *engine, const CacheObject *object) no
 
 cdef bint has_room(Tier *tier, Rendering *rendering, uint32_t needed) noexcept nogil:
     """Whether the rendering may be written: its bytes are not on their way, and there are enough of them."""
+    note_left(tier, rendering)
     if not sender_has_passed(&tier.sender, rendering.left_at):
         return False
     # In this order: what fell short is told before the head passes, and then the rest of it is still to be sent.
@@ -269,7 +279,7 @@ cdef bint has_room(Tier *tier, Rendering *rendering, uint32_t needed) noexcept n
 
 
 cdef void answer_render(Engine *engine, Tier *tier, uint32_t image) noexcept nogil:
-    cdef CacheObject *object = tier.published[image].object
+    cdef CacheObject *object = tier.objects[image]
     cdef Answered *answered = &tier.answered[image]
     cdef bb_rendering *answer = &tier.answers[image]
     cdef Rendering *rendering = &answered.renderings[1 - answered.current]
@@ -287,6 +297,7 @@ cdef void answer_render(Engine *engine, Tier *tier, uint32_t image) noexcept nog
     if not has_room(tier, rendering, response_size_bytes_max(&response)):
         return
     retire(tier, image)
+    note_left(tier, &answered.renderings[answered.current])     # it will have passed by the next time
     rendering.length = response_copy(engine, &response, rendering.bytes)
     answered.current = 1 - answered.current
     answered.body_length = <uint32_t>response.body_length
@@ -312,11 +323,13 @@ cdef bint answer_count(Tier *tier, uint32_t image, CacheObject *object) noexcept
 
 cdef void answer_distrust(Engine *engine, Tier *tier) noexcept nogil:
     cdef uint32_t image
+    cdef int size
     cdef CacheObject *object
-    for image in range(tier.images_made):
-        object = tier.published[image].object
-        if object is not NULL and object.flags & OBJECT_FILE and not file_is_trusted(engine, object):
-            retire(tier, image)
+    for size in range(SIZES):
+        for image in range(tier.places[size].first, tier.places[size].first + tier.places[size].made):
+            object = tier.objects[image]
+            if object is not NULL and object.flags & OBJECT_FILE and not file_is_trusted(engine, object):
+                retire(tier, image)
 
 
 cdef void answer_purged(Tier *tier) noexcept nogil:
@@ -339,7 +352,7 @@ cdef bint answer_waits(const Engine *engine, Tier *tier) noexcept nogil:
 cdef void answer_log(Engine *engine, const Tier *tier, uint32_t row, const bb_hit *hit) noexcept nogil:
     # Its place is not used for another image before this record was read.
     cdef const Head *head = &tier.published[hit.image].head
-    cdef const char *data = <const char *>tier.images[hit.image].words
+    cdef const char *data = <const char *>image_words(tier, hit.image)
     cdef const bb_peer *peer = &tier.states[row].peer
     cdef Connection client
     memset(&client, 0, sizeof(Connection))

@@ -11,8 +11,8 @@ from libc.stdint cimport uint32_t, uint64_t, uintptr_t
 from batchbridge.cython_ext.rows cimport tier_free, tier_prepare
 from batchbridge.cython_ext.sender cimport sender_close, sender_open
 from batchbridge.cython_ext.tier cimport (
-    BB_IMAGE_SLOTS, BB_IMAGES_MAX, BB_ROWS_MAX, Tier, bb_rendering, bb_free_rows, bb_image, bb_row, bb_send_entries,
-    bb_send_ring, bb_words)
+    BB_IMAGE_SLOTS, BB_IMAGES_MAX, BB_ROWS_MAX, Tier, bb_rendering, bb_free_rows, bb_image, bb_image_space, bb_row,
+    bb_send_entries, bb_send_ring, bb_words)
 
 from batchbridge.errors import EngineError
 
@@ -207,6 +207,7 @@ cdef class KernelSide:
         tier.free_rows = <bb_free_rows *>self.map_array(b"free_rows", sizeof(bb_free_rows))
         tier.words = <bb_words *>self.map_array(b"words", sizeof(bb_words))
         tier.images = <bb_image *>self.map_array(b"images", BB_IMAGES_MAX * sizeof(bb_image))
+        tier.image_space = <bb_image_space *>self.map_array(b"image_space", sizeof(bb_image_space))
         # An array map pads its elements to 8 bytes.
         tier.image_slots = <uint32_t *>self.map_array(b"image_slots", BB_IMAGE_SLOTS * 8)
         # The ring: a page with the consumer's position, a page with the producer's, then its bytes, twice in a row.

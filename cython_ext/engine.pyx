@@ -35,7 +35,7 @@ from batchbridge.cython_ext.fills cimport fills_free
 from batchbridge.cython_ext.heads cimport heads_prepare, heads_tick
 from batchbridge.cython_ext.http cimport http_protocol
 from batchbridge.cython_ext.openings cimport openings_collect, openings_end, openings_free
-from batchbridge.cython_ext.publish cimport publish_purged, publish_swept
+from batchbridge.cython_ext.publish cimport publish_purged
 from batchbridge.cython_ext.purge cimport cache_purge
 from batchbridge.cython_ext.route cimport compile_template, route_free
 from batchbridge.cython_ext.send cimport flush
@@ -467,9 +467,8 @@ cdef class EngineThread:
         self.command_result = cache_purge(self.engine.cache, self.command - 1, self.command_is_soft,
                                           <const char *>self.command_text, <uint32_t>len(self.command_text))
         if self.engine.tier is not NULL:
-            publish_swept(self.engine.cache, self.engine.tier)
             with nogil:
-                publish_purged(self.engine.tier)
+                publish_purged(self.engine.cache, self.engine.tier)
         self.command = 0
         write(self.reply_bell, &one, 8)
 

@@ -77,7 +77,7 @@ cdef void on_hit(Engine *engine, Tier *tier, const bb_record *record, const bb_h
     cdef Connection *connection = connection_of(engine, state)
     cdef bint is_first = not state.has_early
     if connection is NULL or record.up != state.received or state.has_early:
-        on_bytes(engine, tier, record, <const char *>tier.images[hit.image].words)
+        on_bytes(engine, tier, record, <const char *>image_words(tier, hit.image))
         if connection is NULL and is_first and state.has_early:
             state.early_hit = hit[0]        # a new connection's first request
         return

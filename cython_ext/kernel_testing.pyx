@@ -7,12 +7,12 @@ comes next.
 from libc.errno cimport ENOMEM
 from libc.stdint cimport uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
-from libc.string cimport memcpy
+from libc.string cimport memcmp, memcpy, memset
 
 from batchbridge.cython_ext.core cimport Connection, Engine
 from batchbridge.cython_ext.engine cimport EngineThread
 from batchbridge.cython_ext.kernel cimport tier_consume, tier_sleeps
-from batchbridge.cython_ext.publish cimport publish_end
+from batchbridge.cython_ext.publish cimport hash_of, publish_end
 from batchbridge.cython_ext.rows cimport tier_cookie_known, tier_free, tier_left, tier_prepare
 from batchbridge.cython_ext.spills cimport tier_pause, tier_resume
 from batchbridge.cython_ext.tier cimport *
@@ -48,13 +48,14 @@ cdef class MemorySide:
         tier.free_rows = <bb_free_rows *>calloc(1, sizeof(bb_free_rows))
         tier.words = <bb_words *>calloc(1, sizeof(bb_words))
         tier.images = <bb_image *>calloc(BB_IMAGES_MAX, sizeof(bb_image))
+        tier.image_space = <bb_image_space *>calloc(1, sizeof(bb_image_space))
         tier.image_slots = <uint32_t *>calloc(BB_IMAGE_SLOTS, 8)
         tier.records = <char *>calloc(1, RING_SIZE_BYTES)
         tier.record_mask = RING_SIZE_BYTES - 1
         tier.consumer = &self.consumed
         tier.producer = &self.produced
         if (tier.rows is NULL or tier.free_rows is NULL or tier.words is NULL or tier.images is NULL
-                or tier.image_slots is NULL or tier.records is NULL
+                or tier.image_space is NULL or tier.image_slots is NULL or tier.records is NULL
                 or tier_prepare(tier, thread.engine.limits.connections_max) == -ENOMEM):
             raise MemoryError
         thread.engine.tier = tier
@@ -67,6 +68,7 @@ cdef class MemorySide:
         free(self.tier.free_rows)
         free(self.tier.words)
         free(self.tier.images)
+        free(self.tier.image_space)
         free(self.tier.image_slots)
         free(self.tier.records)
 
@@ -130,6 +132,39 @@ cdef class MemorySide:
         row.up += length + fin
         return True
 
+    def find(self, bytes request):
+        """The number of the image that these bytes are, as kernel_side/images.bpf.h looks for it; -1: they are none."""
+        cdef Tier *tier = &self.tier
+        cdef uint64_t words[BB_IMAGE_WORDS_MAX]
+        cdef uint32_t length = <uint32_t>len(request), probe, number
+        cdef uint64_t hash
+        cdef const bb_image *image
+        if not BB_IMAGE_SIZE_BYTES_MIN <= length <= BB_IMAGE_SIZE_BYTES_MAX - 32:
+            return -1
+        memset(&words[(length - 1) // 32 * 4], 0, 32)
+        memcpy(words, <const char *>request, length)
+        hash = hash_of(words, length)
+        for probe in range(BB_IMAGE_PROBES):
+            number = tier.image_slots[2 * (<uint32_t>(hash + probe) & (BB_IMAGE_SLOTS - 1))]
+            if number == 0:
+                break
+            image = &tier.images[number - 1]
+            if (image.generation and image.hash == hash and image.length == length
+                    and memcmp(image_words(tier, number - 1), words, (length + 31) // 32 * 32) == 0):
+                return number - 1
+        return -1
+
+    def recognise(self, uint32_t number, uint32_t image):
+        """A whole request has come, whose bytes are the image's."""
+        cdef bb_row *row = self.row(number)
+        cdef bb_hit hit
+        if image >= BB_IMAGES_MAX or self.tier.images[image].generation == 0:
+            raise IndexError(f"there is no image {image}")
+        hit.image = image
+        hit.generation = self.tier.images[image].generation
+        self.write(number, BB_HIT, self.tier.images[image].length, &hit, sizeof(bb_hit))
+        row.up += self.tier.images[image].length
+
     def end(self, uint32_t number):
         """TCP lets go of the row's socket."""
         self.row(number).closed = 1
@@ -166,6 +201,16 @@ cdef class MemorySide:
     def rows_free(self):
         """Rows that were given back, or never taken."""
         return self.tier.free_rows.tail - self.tier.free_rows.head
+
+    @property
+    def images(self):
+        """How many are published."""
+        return self.tier.words.image_count
+
+    @property
+    def known(self):
+        """Requests that were recognised, and answered without being parsed."""
+        return self.tier.known
 
     @property
     def gaps_awaited(self):

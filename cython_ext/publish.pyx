@@ -9,8 +9,10 @@ The rules:
 - A request is published when it is answered from the cache for the second time: most never are.
 - Where an image is withdrawn, its place is not used again before the ring was read up to where it stood then: records
   behind that were reserved after the withdrawal, and the kernel side has looked at the generation since.
-- Where all places are taken, an image that was not met since the hand last passed makes room, and one only for each
-  that wants a place. A few are withdrawn ahead, since their places cannot be used at once.
+- An image has a place of the smallest size that it fits into; while a larger size has places that were never taken, it
+  gets one of these rather than another image's.
+- Where all places are taken, an image of its size that was not met since the hand last passed makes room, and one only
+  for each that wants a place. A few are withdrawn ahead, since their places cannot be used at once.
 """
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy, memset
@@ -43,6 +45,24 @@ cdef enum:
                 | HEAD_UPGRADE | HEAD_NO_CACHE)
 
 
+cdef void publish_prepare(Tier *tier) noexcept nogil:
+    cdef uint32_t *counts = [BB_SMALL_IMAGES, BB_MEDIUM_IMAGES, BB_LARGE_IMAGES]
+    cdef uint32_t *sizes_bytes = [BB_SMALL_IMAGE_SIZE_BYTES, BB_MEDIUM_IMAGE_SIZE_BYTES, BB_IMAGE_SIZE_BYTES_MAX]
+    cdef uint32_t first = 0, at = 0, number
+    cdef int size
+    cdef Places *places
+    for size in range(SIZES):
+        places = &tier.places[size]
+        memset(places, 0, sizeof(Places))
+        places.first = first
+        places.count = counts[size]
+        places.size_bytes = sizes_bytes[size]
+        for number in range(first, first + places.count):
+            tier.images[number].at = at
+            at += places.size_bytes // 8
+        first += places.count
+
+
 # --- which -----------------------------------------------------------------------------------------------------------
 
 cdef bint may_be_published(const Engine *engine, const Connection *connection, const Request *request) noexcept nogil:
@@ -56,7 +76,6 @@ cdef bint may_be_published(const Engine *engine, const Connection *connection, c
 
 
 cdef uint64_t hash_of(const uint64_t *words, uint32_t length) noexcept nogil:
-    """As the kernel side's: of `length` bytes in words, with zeros behind them up to a multiple of 32."""
     cdef uint64_t a = length, b = 1, c = 2, d = 3
     cdef uint32_t lane
     for lane in range((length + 31) // 32):
@@ -98,7 +117,7 @@ cdef int free_slot(const Tier *tier, uint64_t hash) noexcept nogil:
     for probe in range(BB_IMAGE_PROBES):
         slot = <uint32_t>(hash + probe) & (BB_IMAGE_SLOTS - 1)
         number = tier.image_slots[2 * slot]
-        if number and tier.published[number - 1].object is not NULL and tier.published[number - 1].slot == slot:
+        if number and tier.objects[number - 1] is not NULL and tier.published[number - 1].slot == slot:
             if tier.images[number - 1].hash == hash:
                 return -1
         elif found < 0:
@@ -108,35 +127,45 @@ cdef int free_slot(const Tier *tier, uint64_t hash) noexcept nogil:
     return found
 
 
-cdef int free_image(Tier *tier) noexcept nogil:
-    """A place for an image; -1: none now."""
+cdef int free_image(Tier *tier, uint32_t length) noexcept nogil:
+    """A place for an image of this length; -1: none now."""
+    cdef int size, fitting = 0
+    cdef Places *places
+    while fitting < SIZES - 1 and length > tier.places[fitting].size_bytes:
+        fitting += 1
+    for size in range(fitting, SIZES):
+        places = &tier.places[size]
+        if places.made < places.count:
+            places.made += 1
+            return <int>(places.first + places.made - 1)
+    return used_place(tier, &tier.places[fitting])
+
+
+cdef int used_place(Tier *tier, Places *places) noexcept nogil:
     cdef uint32_t number
-    if tier.images_made < BB_IMAGES_MAX:
-        tier.images_made += 1
-        return <int>tier.images_made - 1
-    if tier.withdrawn_count < WITHDRAWN_AHEAD:
-        make_room(tier)
-    if tier.withdrawn_count == 0:
+    if places.withdrawn_count < WITHDRAWN_AHEAD:
+        make_room(tier, places)
+    if places.withdrawn_count == 0:
         return -1
-    number = tier.withdrawn[tier.withdrawn_first]
+    number = tier.withdrawn[places.first + places.withdrawn_first]
     if tier.consumed < tier.published[number].reusable_at:
         return -1                       # nor can those that were withdrawn later be used yet
-    tier.withdrawn_first = (tier.withdrawn_first + 1) % BB_IMAGES_MAX
-    tier.withdrawn_count -= 1
+    places.withdrawn_first = (places.withdrawn_first + 1) % places.count
+    places.withdrawn_count -= 1
     return <int>number
 
 
-cdef void make_room(Tier *tier) noexcept nogil:
+cdef void make_room(Tier *tier, Places *places) noexcept nogil:
     """Lets the hand go on to an image that was not met since it last passed, and withdraws it."""
     cdef uint32_t _step, number
     cdef Published *published
     for _step in range(HAND_STEPS_MAX):
-        number = tier.hand
-        tier.hand = (tier.hand + 1) % BB_IMAGES_MAX
-        published = &tier.published[number]
-        if published.object is NULL:
+        number = places.first + places.hand
+        places.hand = (places.hand + 1) % places.count
+        if tier.objects[number] is NULL:
             continue
-        if not published.was_visited and not (tier.can_answer and answer_count(tier, number, published.object)):
+        published = &tier.published[number]
+        if not published.was_visited and not (tier.can_answer and answer_count(tier, number, tier.objects[number])):
             withdraw(tier, number)
             return
         published.was_visited = 0
@@ -150,21 +179,21 @@ cdef bint publish(Tier *tier, const Request *request, const uint64_t *words, uin
     cdef Published *published
     if slot < 0:
         return False
-    number = free_image(tier)
+    number = free_image(tier, length)
     if number < 0:
         return False
     image = &tier.images[number]
     published = &tier.published[number]
-    published.object = request.object
-    cache_hold(published.object)
+    tier.objects[number] = request.object
+    cache_hold(request.object)
     published.slot = <uint32_t>slot
     published.was_visited = 0
     published.head = request.head[0]
     if tier.can_answer:
-        answer_join(tier, <uint32_t>number, published.object)
+        answer_join(tier, <uint32_t>number, request.object)
     image.length = length
     image.hash = hash
-    memcpy(image.words, words, (length + 31) // 32 * 32)
+    memcpy(image_words(tier, <uint32_t>number), words, (length + 31) // 32 * 32)
     bb_store_release(&image.generation, next_generation(published))
     bb_store_release(&tier.image_slots[2 * slot], <uint32_t>number + 1)
     bb_store_release(&tier.words.image_count, tier.words.image_count + 1)
@@ -178,41 +207,52 @@ cdef uint32_t next_generation(Published *published) noexcept nogil:
     return published.generation
 
 
+cdef Places *places_of(Tier *tier, uint32_t number) noexcept nogil:
+    cdef int size = 0
+    while size < SIZES - 1 and number >= tier.places[size + 1].first:
+        size += 1
+    return &tier.places[size]
+
+
 cdef void withdraw(Tier *tier, uint32_t number) noexcept nogil:
     cdef Published *published = &tier.published[number]
+    cdef Places *places = places_of(tier, number)
     bb_store_release(&tier.images[number].generation, 0)
     bb_full_fence()
     if tier.can_answer:
-        answer_leave(tier, number, published.object)
+        answer_leave(tier, number, tier.objects[number])
     # The index keeps pointing here, until its place is needed: what lies behind must still be found.
     published.reusable_at = bb_load_acquire_64(tier.producer)
-    cache_drop(published.object)
-    published.object = NULL
-    tier.withdrawn[(tier.withdrawn_first + tier.withdrawn_count) % BB_IMAGES_MAX] = number
-    tier.withdrawn_count += 1
+    cache_drop(tier.objects[number])
+    tier.objects[number] = NULL
+    tier.withdrawn[places.first + (places.withdrawn_first + places.withdrawn_count) % places.count] = number
+    places.withdrawn_count += 1
     bb_store_release(&tier.words.image_count, tier.words.image_count - 1)
 
 
-cdef void publish_swept(Cache *cache, Tier *tier) noexcept nogil:
+cdef void withdraw_all(Tier *tier, Cache *survivors) noexcept nogil:
+    """All images; but, where a cache is given, for those whose objects it still finds."""
     cdef uint32_t number
-    for number in range(tier.images_made):
-        if tier.published[number].object is not NULL and not is_findable(cache, tier.published[number].object):
-            withdraw(tier, number)
+    cdef int size
+    cdef CacheObject *object
+    for size in range(SIZES):
+        for number in range(tier.places[size].first, tier.places[size].first + tier.places[size].made):
+            object = tier.objects[number]
+            if object is not NULL and not (survivors is not NULL and is_findable(survivors, object)):
+                withdraw(tier, number)
 
 
-cdef void publish_purged(Tier *tier) noexcept nogil:
+cdef void publish_purged(Cache *cache, Tier *tier) noexcept nogil:
+    withdraw_all(tier, cache)
     if tier.can_answer:
         answer_purged(tier)
 
 
 cdef void publish_end(Tier *tier) noexcept nogil:
-    cdef uint32_t number
     if tier.can_answer:
         answer_end(tier)
-    for number in range(tier.images_made):
-        if tier.published[number].object is not NULL:
-            withdraw(tier, number)
-    tier.images_made = tier.withdrawn_first = tier.withdrawn_count = 0
+    withdraw_all(tier, NULL)
+    publish_prepare(tier)
 
 
 # --- what is recognised ----------------------------------------------------------------------------------------------
@@ -231,18 +271,19 @@ cdef bint may_answer(Engine *engine, CacheObject *object) noexcept nogil:
 cdef void recognised(Engine *engine, Connection *connection, const bb_hit *hit, uint32_t length) noexcept nogil:
     cdef Tier *tier = engine.tier
     cdef Published *published = &tier.published[hit.image]
-    cdef const char *data = <const char *>tier.images[hit.image].words
-    if published.object is not NULL and published.generation == hit.generation:
+    cdef CacheObject *object = tier.objects[hit.image]
+    cdef const char *data = <const char *>image_words(tier, hit.image)
+    if object is not NULL and published.generation == hit.generation:
         published.was_visited = 1
-        if may_answer(engine, published.object):
-            cache_mark_visited(published.object)
+        if may_answer(engine, object):
+            cache_mark_visited(object)
             engine.cache.hits += 1
             tier.known += 1
-            received_known(engine, connection, data, length, &published.head, published.object)
+            received_known(engine, connection, data, length, &published.head, object)
             if tier.can_answer:
                 answer_render(engine, tier, hit.image)
             return
-        if published.object.flags & OBJECT_UNLINKED:
+        if object.flags & OBJECT_UNLINKED:
             withdraw(tier, hit.image)
     # Its place is not used for another one before this record was read, so the bytes are still there.
     received(engine, connection, data, length)

@@ -16,6 +16,7 @@ from batchbridge.cython_ext.answer cimport answer_free, answer_prepare
 from batchbridge.cython_ext.connection cimport connection_peer
 from batchbridge.cython_ext.cookies cimport cookies_find, cookies_free, cookies_prepare, cookies_put, cookies_remove
 from batchbridge.cython_ext.core cimport CONNECTION_CLOSES, Connection, Engine
+from batchbridge.cython_ext.publish cimport publish_prepare
 from batchbridge.cython_ext.spills cimport connection_of, forget_kept, hand_on, mark_draining, undrain
 from batchbridge.cython_ext.tier cimport *
 
@@ -30,15 +31,17 @@ cdef extern from "compat.h" nogil:
 cdef int tier_prepare(Tier *tier, uint32_t connections_max) noexcept nogil:
     cdef uint32_t index
     tier.states = <RowState *>calloc(tier.row_count, sizeof(RowState))
+    tier.objects = <CacheObject **>calloc(BB_IMAGES_MAX, sizeof(CacheObject *))
     tier.published = <Published *>calloc(BB_IMAGES_MAX, sizeof(Published))
     tier.withdrawn = <uint32_t *>calloc(BB_IMAGES_MAX, 4)
     tier.cookies = <uint64_t *>calloc(connections_max, 8)
     tier.waiting = <uint32_t *>calloc(connections_max, 4)
     tier.draining = <uint32_t *>calloc(tier.row_count, 4)
-    if (tier.states is NULL or tier.published is NULL or tier.withdrawn is NULL or tier.cookies is NULL
-            or tier.waiting is NULL or tier.draining is NULL
+    if (tier.states is NULL or tier.objects is NULL or tier.published is NULL or tier.withdrawn is NULL
+            or tier.cookies is NULL or tier.waiting is NULL or tier.draining is NULL
             or cookies_prepare(&tier.by_cookie, tier.row_count + connections_max) < 0):
         return -ENOMEM
+    publish_prepare(tier)
     if tier.can_answer and answer_prepare(tier) < 0:
         return -ENOMEM
     for index in range(tier.row_count):
@@ -52,6 +55,7 @@ cdef void tier_free(Tier *tier) noexcept nogil:
         for index in range(tier.row_count):
             free(tier.states[index].early)
     answer_free(tier)
+    free(tier.objects)
     free(tier.published)
     free(tier.withdrawn)
     free(tier.states)
@@ -60,6 +64,7 @@ cdef void tier_free(Tier *tier) noexcept nogil:
     free(tier.draining)
     cookies_free(&tier.by_cookie)
     tier.states = NULL
+    tier.objects = NULL
     tier.published = NULL
     tier.withdrawn = NULL
     tier.cookies = NULL

@@ -14,6 +14,11 @@ cdef extern from "shared.h" nogil:
         BB_IMAGE_SIZE_BYTES_MAX
         BB_IMAGE_SIZE_BYTES_MIN
         BB_IMAGE_WORDS_MAX
+        BB_SMALL_IMAGES
+        BB_SMALL_IMAGE_SIZE_BYTES
+        BB_MEDIUM_IMAGES
+        BB_MEDIUM_IMAGE_SIZE_BYTES
+        BB_LARGE_IMAGES
         BB_IMAGE_SLOTS
         BB_IMAGE_PROBES
         BB_OPENED
@@ -45,8 +50,9 @@ cdef extern from "shared.h" nogil:
     ctypedef struct bb_hit:
         uint32_t image, generation
     ctypedef struct bb_image:
-        uint32_t generation, length
+        uint32_t generation, length, at
         uint64_t hash
+    ctypedef struct bb_image_space:
         uint64_t words[1]
     ctypedef struct bb_rendering:
         uint64_t address, expires_ns
@@ -70,6 +76,10 @@ cdef extern from "shared.h" nogil:
         uint64_t answered, answered_request_bytes, answered_bytes, owed, unsent, outdated, crowded, doorbells, wakes
     uint64_t bb_fold(uint64_t, uint64_t) noexcept
     uint64_t bb_fold_lanes(uint64_t, uint64_t, uint64_t, uint64_t) noexcept
+    uint32_t bb_send_row(uint64_t) noexcept
+    uint32_t bb_send_image(uint64_t) noexcept
+    uint32_t bb_send_buffer(uint64_t) noexcept
+    bint bb_send_is_of(uint64_t, uint64_t) noexcept
 
 
 # What user mode knows of a row.
@@ -97,7 +107,6 @@ cdef struct RowState:
 
 # What user mode knows of an image.
 cdef struct Published:
-    CacheObject *object             # the answer, one of whose references is this record's; NULL: withdrawn
     uint32_t slot                   # of the index, where it can be found
     uint32_t generation             # the last that it had
     uint8_t was_visited
@@ -110,7 +119,7 @@ cdef struct Rendering:
     char *bytes                     # heap
     uint32_t size_bytes
     uint32_t length
-    uint64_t left_at                # where the ring of entries ended when the kernel side had left it
+    uint64_t left_at                # where the ring of entries ended when the kernel side had left it, or LEFT_UNKNOWN
 
 
 # What user mode knows of an image's answer.
@@ -123,8 +132,20 @@ cdef struct Answered:
     uint64_t hits                   # of the kernel side, that the cache has been told of
 
 
+# Places for images of one size.
+cdef struct Places:
+    uint32_t first                  # the number of the first place
+    uint32_t count
+    uint32_t size_bytes             # of the longest image that fits
+    uint32_t made                   # have been taken once; all others are behind them
+    uint32_t hand                   # where room is made next, counted from the first
+    uint32_t withdrawn_first        # of their part of Tier.withdrawn, round: the one that can be used again first
+    uint32_t withdrawn_count
+
+
 cdef enum:
-    SEEN_PLACES = 4096
+    SIZES = 3
+    SEEN_PLACES = 16384             # as many as images: what is seen once waits here for the second time
     POLLED_ROWS_MAX = 4             # BB_POLLED_ROWS_MAX, which could be no array's length here
 
 
@@ -134,6 +155,7 @@ cdef struct Tier:
     bb_free_rows *free_rows
     bb_words *words
     bb_image *images
+    bb_image_space *image_space
     uint32_t *image_slots
     uint64_t *consumer
     const uint64_t *producer
@@ -155,12 +177,11 @@ cdef struct Tier:
     uint32_t lost_closes_seen
     uint64_t consumed               # bytes of the ring
     # What is published.
+    # By image: its answer, one of whose references is the image's; NULL: withdrawn. A purge goes through all of them.
+    CacheObject **objects
     Published *published
-    uint32_t images_made
-    uint32_t hand                   # of the images, where room is made next
-    uint32_t *withdrawn             # places of images, round: from the one that can be used again first
-    uint32_t withdrawn_first
-    uint32_t withdrawn_count
+    Places[SIZES] places            # the smallest first
+    uint32_t *withdrawn             # numbers of images; a part for each size, at the size's own numbers
     uint64_t seen[SEEN_PLACES]      # hashes of requests that were answered from the cache once
     # What the kernel side answers by itself (answer.pyx).
     bint can_answer                 # it was loaded to do so
@@ -179,3 +200,7 @@ cdef struct Tier:
     uint64_t unsent_bytes           # of answers, that the kernel side could not send and user mode did
     uint64_t failed_sends
     uint64_t rendered
+
+
+cdef inline uint64_t *image_words(const Tier *tier, uint32_t number) noexcept nogil:
+    return &tier.image_space.words[tier.images[number].at]

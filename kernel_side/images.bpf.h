@@ -38,13 +38,13 @@ __noinline uint64_t hash_of(const struct packet *packet, uint32_t length, uint32
     return bb_fold_lanes(a, b, c, d);
 }
 
-__noinline int is_same(const struct packet *packet, const bb_image *image, uint32_t lanes) {
+__noinline int is_same(const struct packet *packet, const bb_image_space *space, uint32_t at, uint32_t lanes) {
     uint64_t differing = 0;
-    if (!packet || !image) return 0;
+    if (!packet || !space || at > BB_IMAGE_SPACE_WORDS - BB_IMAGE_WORDS_MAX) return 0;
     for (uint32_t lane = 0; lane < LANES; lane++) {
         if (lane >= lanes) break;
         for (int word = 0; word < 4; word++)
-            differing |= packet->words[4 * lane + word] ^ image->words[4 * lane + word];
+            differing |= packet->words[4 * lane + word] ^ space->words[at + 4 * lane + word];
     }
     return differing == 0;
 }
@@ -57,8 +57,9 @@ static __always_inline uint32_t generation_of(uint64_t met) { return met >> 32; 
 /* The image that the packet's bytes are, from the first on to the last. */
 __noinline uint64_t find_image(struct __sk_buff *skb, uint32_t level) {
     struct packet *packet = bpf_map_lookup_elem(&packets, &level);
-    uint32_t length = skb->len, lanes = (length + 31) / 32, last = (lanes - 1) & (LANES - 1);
-    if (!packet || length < BB_IMAGE_SIZE_BYTES_MIN || length > BB_IMAGE_SIZE_BYTES_MAX - 32) return 0;
+    uint32_t zero = 0, length = skb->len, lanes = (length + 31) / 32, last = (lanes - 1) & (LANES - 1);
+    bb_image_space *space = bpf_map_lookup_elem(&image_space, &zero);
+    if (!packet || !space || length < BB_IMAGE_SIZE_BYTES_MIN || length > BB_IMAGE_SIZE_BYTES_MAX - 32) return 0;
     for (int word = 0; word < 4; word++) packet->words[last * 4 + word] = 0;
     if (bpf_skb_load_bytes(skb, 0, packet, length)) return 0;
     uint64_t hash = hash_of(packet, length, lanes);
@@ -72,7 +73,7 @@ __noinline uint64_t find_image(struct __sk_buff *skb, uint32_t level) {
         if (!image || image->hash != hash || image->length != length) continue;
         /* An atomic load: what is compared behind it is at least as new. */
         uint64_t generation = __sync_fetch_and_add(&image->generation, 0);
-        if (generation && is_same(packet, image, lanes)) return generation << 32 | number;
+        if (generation && is_same(packet, space, image->at, lanes)) return generation << 32 | number;
     }
     return 0;
 }

@@ -86,6 +86,13 @@ struct {
 } images SEC(".maps");
 struct {
     __uint(type, BPF_MAP_TYPE_ARRAY);
+    __uint(max_entries, 1);
+    __uint(map_flags, BPF_F_MMAPABLE);
+    __type(key, uint32_t);
+    __type(value, bb_image_space);
+} image_space SEC(".maps");
+struct {
+    __uint(type, BPF_MAP_TYPE_ARRAY);
     __uint(max_entries, BB_IMAGE_SLOTS);
     __uint(map_flags, BPF_F_MMAPABLE);
     __type(key, uint32_t);

@@ -25,11 +25,21 @@ typedef struct {
 
 enum {
     BB_ROWS_MAX = 65536,
-    BB_IMAGES_MAX = 4096,
-    BB_IMAGE_SIZE_BYTES_MAX = 2048, /* a multiple of 32; browsers send 500 to 1,500 bytes */
+    /* Places for images, of three sizes, each a multiple of 32: programs mostly send less than 250 bytes, browsers 350 to
+     * 700, and more where names or paths are long. The largest come last. */
+    BB_SMALL_IMAGES = 8192,
+    BB_SMALL_IMAGE_SIZE_BYTES = 320,
+    BB_MEDIUM_IMAGES = 7168,
+    BB_MEDIUM_IMAGE_SIZE_BYTES = 768,
+    BB_LARGE_IMAGES = 1024,
+    BB_IMAGE_SIZE_BYTES_MAX = 2048,
+    BB_IMAGES_MAX = BB_SMALL_IMAGES + BB_MEDIUM_IMAGES + BB_LARGE_IMAGES,
+    BB_IMAGE_BITS = 14, /* of an image's number */
     BB_IMAGE_WORDS_MAX = BB_IMAGE_SIZE_BYTES_MAX / 8,
+    BB_IMAGE_SPACE_WORDS = BB_SMALL_IMAGES * (BB_SMALL_IMAGE_SIZE_BYTES / 8) +
+        BB_MEDIUM_IMAGES * (BB_MEDIUM_IMAGE_SIZE_BYTES / 8) + BB_LARGE_IMAGES * BB_IMAGE_WORDS_MAX,
     BB_IMAGE_SIZE_BYTES_MIN = 16,
-    BB_IMAGE_SLOTS = 16384,   /* of the index: a power of two, at least twice BB_IMAGES_MAX */
+    BB_IMAGE_SLOTS = 32768,   /* of the index: a power of two, at least twice BB_IMAGES_MAX */
     BB_IMAGE_PROBES = 8,      /* slots that are looked at for one image */
     BB_TINY_SIZE_BYTES = 128, /* records with room for these two have a fixed size */
     BB_SMALL_SIZE_BYTES = 512,
@@ -41,7 +51,10 @@ enum {
     BB_ANSWERED_UNIT_SHIFT = 20,       /* bb_row.answered: nanoseconds are shifted by this */
     BB_PATIENT_SIZE_BYTES_MAX = 32768, /* of the ring, that may fill with what can wait */
     BB_POLLED_ROWS_MAX = 4,
+    BB_SEND_COOKIE_BITS = 33, /* see bb_send_name */
 };
+_Static_assert(BB_IMAGES_MAX <= 1 << BB_IMAGE_BITS && BB_IMAGE_SLOTS >= 2 * BB_IMAGES_MAX, "more images than room");
+_Static_assert(16 + BB_IMAGE_BITS + 1 + BB_SEND_COOKIE_BITS == 64, "an entry's name has 64 bits");
 
 /* One connection, as both sides see it. Each field has one writer. */
 typedef struct {
@@ -95,9 +108,14 @@ typedef struct {
 typedef struct {
     uint32_t generation; /* 0: withdrawn. Never used twice for one place. */
     uint32_t length;
+    uint32_t at; /* of its first word, in bb_image_space: always the same for one place */
+    uint32_t padding;
     uint64_t hash;
-    uint64_t words[BB_IMAGE_WORDS_MAX];
 } bb_image;
+/* The bytes of all images, those of a place one behind the other. */
+typedef struct {
+    uint64_t words[BB_IMAGE_SPACE_WORDS];
+} bb_image_space;
 
 /* What answers an image without user mode: a whole response, in user mode's memory. */
 typedef struct {
@@ -134,9 +152,18 @@ typedef struct {
     char completions[BB_SEND_COMPLETIONS_MAX * 16];
 } bb_send_ring;
 
-/* What an entry is called: 16 bits of its row, 12 of its image, 1 of the image's buffer, 35 of the connection's cookie. */
+/* What an entry is called: 16 bits of its row, 14 of its image, 1 of the image's buffer, 33 of the connection's cookie. */
 static inline uint64_t bb_send_name(uint32_t row, uint32_t image, uint32_t buffer, uint64_t cookie) {
-    return (uint64_t)row << 48 | (uint64_t)image << 36 | (uint64_t)buffer << 35 | (cookie & 0x7FFFFFFFFull);
+    return (uint64_t)row << 48 | (uint64_t)image << (BB_SEND_COOKIE_BITS + 1) |
+           (uint64_t)buffer << BB_SEND_COOKIE_BITS | (cookie & ((1ull << BB_SEND_COOKIE_BITS) - 1));
+}
+static inline uint32_t bb_send_row(uint64_t name) { return (uint32_t)(name >> 48); }
+static inline uint32_t bb_send_image(uint64_t name) {
+    return (uint32_t)(name >> (BB_SEND_COOKIE_BITS + 1)) & ((1u << BB_IMAGE_BITS) - 1);
+}
+static inline uint32_t bb_send_buffer(uint64_t name) { return (uint32_t)(name >> BB_SEND_COOKIE_BITS) & 1; }
+static inline int bb_send_is_of(uint64_t name, uint64_t cookie) {
+    return ((name ^ cookie) & ((1ull << BB_SEND_COOKIE_BITS) - 1)) == 0;
 }
 
 /* Rows that are free: taken by the kernel side at `head`, given back by user mode at `tail`. */

@@ -160,6 +160,20 @@ def test_the_same_bytes_as_user_mode(root: Path) -> None:
             assert len(seen) == 1 and side(server)["answered"] > before, (name, seen)
 
 
+@pytest.mark.parametrize("length", [40, 319, 320, 321, 767, 768, 769, 2015, 2016])
+def test_requests_of_every_size(server: bb.Server, length: int) -> None:
+    bare = len(head("GET", "/f", "X: "))
+    request = head("GET", "/f", host="t") if length < bare else head("GET", "/f", "X: " + "y" * (length - bare))
+    with Client(server.url) as client:
+        warm(server, client, request)
+        for _ in range(20):
+            client.send(request)
+            assert client.reply().body == FILES["f"]
+        client.send(request[:-4] + b"z\r\n\r\n")
+        assert client.reply().body == FILES["f"]
+        assert side(server)["answered"] > 5, side(server)
+
+
 # --- order ---
 
 

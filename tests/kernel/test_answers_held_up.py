@@ -21,6 +21,7 @@ from support.wire import Client, await_true, head
 from .conftest import FILES
 
 F, A = head("GET", "/f"), head("GET", "/a")
+LONG = head("GET", "/f", ("X-Filler", "y" * 1500))  # its image has one of the last places
 PIDFD_GETFD = 438
 
 needs_pidfd = skip_if(os.uname().machine != "x86_64", "other-machine", "the number of pidfd_getfd(2) is x86-64's")
@@ -52,12 +53,12 @@ def side(command: Command) -> Any:
     return command.stats()["kernel_side"]
 
 
-def warmed(command: Command, client: Client) -> Reader:
-    """Reads what comes to a connection that the kernel side answers on."""
+def warmed(command: Command, client: Client, request: bytes = F) -> Reader:
+    """Reads what comes to a connection that the kernel side answers this request for F's file on."""
     reader = Reader(client.socket)
 
     def ask() -> None:
-        client.send(F)
+        client.send(request)
         assert reader.body() == FILES["f"]
 
     # An answer is valid to the end of its second: not to be stopped in the middle.
@@ -132,17 +133,18 @@ def test_nobody_gets_the_answer_of_one_who_is_gone(command: Command) -> None:
 
 
 @needs_pidfd
-def test_what_the_thread_cannot_send_user_mode_does(command: Command) -> None:
+@pytest.mark.parametrize("request_", [F, LONG], ids=["small", "large"])
+def test_what_the_thread_cannot_send_user_mode_does(command: Command, request_: bytes) -> None:
     """The send buffer fills up between the kernel side's look at it and the send."""
 
     def attempt() -> None:
         with Client(command.url, receive_buffer_bytes=65_536) as client:
-            reader, filled = warmed(command, client), 0
+            reader, filled = warmed(command, client, request_), 0
             own = server_end(command, client)
             own.setblocking(False)
             own.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)
             with stopped(command):
-                client.send(F)
+                client.send(request_)
                 try:
                     while True:
                         filled += own.send(b"z" * 4096)

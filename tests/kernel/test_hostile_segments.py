@@ -152,8 +152,9 @@ def test_loss_on_many_connections_at_once(wire: int, server: bb.Server) -> None:
         expect(peer, [b"%d %d %b" % (number, len(body), body), FILES["f"]])
 
 
-#: The least and the largest image, and words and lanes of the comparison.
-LENGTHS = (27, 31, 32, 33, 63, 64, 65, 95, 96, 97, 1983, 1984, 1985, 2015, 2016, 2017, 2047, 2048, 2049)
+#: The least and the largest image, also of each size of places, and words and lanes of the comparison.
+LENGTHS = (27, 31, 32, 33, 63, 64, 65, 95, 96, 97, 319, 320, 321, 767, 768, 769, 1983, 1984, 1985, 2015, 2016, 2017)
+LENGTHS += (2047, 2048, 2049)
 
 
 def request_of(name: str, length: int, last: bytes = b"y") -> bytes:

@@ -87,7 +87,9 @@ def test_some_requests_are_never_published(server: bb.Server, lines: list[tuple[
     assert side(server)["images"] == 0
 
 
-@pytest.mark.parametrize("length", [*range(40, 140), 511, 512, 513, *range(1984, 2060)])
+@pytest.mark.parametrize(
+    "length", [*range(40, 140), *range(318, 324), 511, 512, 513, *range(766, 772), *range(1984, 2060)]
+)
 def test_requests_of_every_length(server: bb.Server, length: int) -> None:
     bare = len(head("GET", "/f", "X: "))
     request = head("GET", "/f", host="t") if length < bare else head("GET", "/f", "X: " + "y" * (length - bare))
@@ -116,15 +118,48 @@ def test_pipelined_and_split_and_behind_what_is_owed(server: bb.Server) -> None:
             assert [client.reply().body for _ in range(3)] == [FILES["f"], FILES["large"], FILES["f"]]
 
 
-def test_more_requests_than_images(server: bb.Server) -> None:
-    """Images make room for others, one for one; no request is answered as another."""
-    requests = [head("GET", f"/{'abf'[number % 3]}", ("X-Number", str(number))) for number in range(6000)]
+def test_more_requests_than_images_of_their_size(server: bb.Server) -> None:
+    """Images make room for others, one for one; no request is answered as another, and those of other sizes stay."""
+    filler = ("X-Filler", "y" * 800)
+    requests = [head("GET", f"/{'abf'[number % 3]}", ("X-Number", str(number)), filler) for number in range(1500)]
+    with Client(server.url) as client:
+        repeat(client, head("GET", "/f"), FILES["f"])
     for part in range(0, len(requests), 60):
         with Client(server.url) as client:
             for _, number in itertools.product(range(4), range(part, min(part + 60, len(requests)))):
                 client.send(requests[number])
                 assert client.reply().body == FILES["abf"[number % 3]]
-    assert 4000 < side(server)["images"] <= 4096
+    assert 1000 < side(server)["images"] - 1 <= 1024
+    hits = side(server)["hits"]
+    assert ask(server.url, "GET", "/f").body == FILES["f"]
+    assert side(server)["hits"] == hits + 1
+
+
+def test_more_requests_than_images(server: bb.Server) -> None:
+    """The last that came in, and one that is asked for all the time, are recognised whatever else wants a place."""
+    requests = [head("GET", f"/{'abf'[number % 3]}", ("X-Number", str(number))) for number in range(17_500)]
+    with Client(server.url) as hot:
+        for name in "abf":
+            repeat(hot, head("GET", f"/{name}"), FILES[name])
+        for part in range(0, len(requests), 60):
+            asked = requests[part : part + 60]
+            with Client(server.url) as client:
+                for _ in range(2):
+                    client.send(b"".join(asked))
+                    for place in range(len(asked)):
+                        assert client.reply().body == FILES["abf"[(part + place) % 3]]
+            repeat(hot, head("GET", "/f"), FILES["f"], 1)
+        assert 16_000 < side(server)["images"] <= 16_384
+        # No place is used for two in one turn, so these come one by one.
+        for number in range(50):
+            repeat(hot, head("GET", "/f", ("X-Last", str(number))), FILES["f"], 3)
+        hits = side(server)["hits"]
+        for number in range(50):
+            repeat(hot, head("GET", "/f", ("X-Last", str(number))), FILES["f"], 1)
+        assert side(server)["hits"] - hits > 40  # now and then one finds no place in the index
+        hits = side(server)["hits"]
+        repeat(hot, head("GET", "/f"), FILES["f"], 1)
+        assert side(server)["hits"] == hits + 1
 
 
 def test_one_connection_cannot_publish_everything(server: bb.Server) -> None:
