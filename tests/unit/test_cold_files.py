@@ -5,7 +5,7 @@ read, is given to nobody as if it were whole."""
 import errno
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,19 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.loop import Loop, get, looping, make_server
-from support.site import pattern
+from support.site import open_below, pattern
 
 SIZES = {"tiny.txt": 5, "small.bin": 5_000, "one.bin": 60_000, "large.bin": 300_000, "window.bin": 3_000_000}
 CACHED_MAX = 1 << 20
-
-
-def open_below(root: Path) -> int:
-    """How many files below the root this process has open."""
-    found = 0
-    for number in os.listdir("/proc/self/fd"):
-        with suppress(OSError):
-            found += os.readlink(f"/proc/self/fd/{number}").startswith(f"{root}/")
-    return found
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import batchbridge as bb
 from support.loop import Loop, get, looping, make_server, post, recording
-from support.site import pattern
+from support.site import open_below, pattern
 
 FILES = {
     "a.txt": b"the file a\n",
@@ -37,15 +37,6 @@ ANSWERS = {
     "/link.txt": (200, FILES["a.txt"]),
     "/out.txt": (403, b"403 Forbidden\n"),
 }
-
-
-def open_below(root: Path) -> int:
-    """How many files below the root this process has open."""
-    found = 0
-    for number in os.listdir("/proc/self/fd"):
-        with suppress(OSError):
-            found += os.readlink(f"/proc/self/fd/{number}").startswith(f"{root}/")
-    return found
 
 
 @contextmanager
