@@ -214,8 +214,9 @@ def test_many_time_outs_balance(engine: str, kind: str) -> None:
 
 def test_a_reset_at_odd_moments_harms_nobody(engine: str, tmp_path: Any) -> None:
     (tmp_path / "big.bin").write_bytes(b"z" * (3 << 20))
-    # A reset right behind data may not be told by a multishot receive (ARCHITECTURE, Traps): these see to it then.
-    server = make_server(engine, root=str(tmp_path), header_timeout_s=1.0, body_timeout_s=1.0, idle_timeout_s=1.0)
+    # A reset may not be told by a multishot receive (ARCHITECTURE, Traps): these see to it then.
+    seconds = ("header_timeout_s", "body_timeout_s", "idle_timeout_s") if engine == "io_uring" else ()
+    server = make_server(engine, root=str(tmp_path), **dict.fromkeys(seconds, 1.0))
     server.batch("/big")(lambda batch: [b"z" * 300_000] * len(batch))
     server.batch("/echo", methods=["POST"])(lambda batch: [bytes(request.body) for request in batch])
     beginnings = [
