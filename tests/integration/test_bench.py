@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 
@@ -16,6 +17,7 @@ from batchbridge.measure.experiment import Arm, Phase, Site, measure_once
 from batchbridge.measure.processes import CommandProcess, cores, free_port, pinned
 from batchbridge.measure.results import load
 from batchbridge.measure.traffic import get
+from support import measuring
 from support.skips import skip_if
 
 pytestmark = [
@@ -48,14 +50,7 @@ def bench(*arguments, timeout_s=55.0):
     )  # fmt: skip
 
 
-def undisturbed(path, *arguments):
-    """Measures again where a hypervisor took so much of a core that runs are void: no fault of what is tested."""
-    for _ in range(3):
-        done = bench(*arguments, f"--output={path}")
-        runs = load(path).runs
-        if not any("hypervisor" in (run.invalid_reason or "") for run in runs):
-            break
-    return done, runs
+undisturbed = partial(measuring.undisturbed, bench)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ import pytest
 from batchbridge.cython_ext import ring
 from batchbridge.measure.processes import cores
 from batchbridge.measure.results import load
+from support.measuring import undisturbed
 from support.skips import skip_if
 
 pytestmark = [
@@ -29,8 +30,9 @@ def targets(*arguments):
 
 def test_chosen_targets_are_measured_and_told_again_from_the_file(tmp_path):
     path = tmp_path / "targets.msgpack"
-    done = targets("--only=p5", "--blocks=1", "--seconds=0.2", "--loopback", f"--output={path}", "--json")
+    done, made = undisturbed(targets, path, "--only=p5", "--blocks=1", "--seconds=0.2", "--loopback", "--json")
     assert done.returncode in (0, 1), done.stderr
+    assert not [run.invalid_reason for run in made if not run.valid]
     told = json.loads(done.stdout)
     assert "No evidence: 1 block of the 20" in told["note"]
     found = {one["target"]["arm"]: one for one in told["figures"] if one["target"]["base"] == "epoll"}
