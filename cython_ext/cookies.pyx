@@ -24,6 +24,11 @@ cdef int cookies_prepare(CookieTable *table, uint32_t count_max) noexcept nogil:
     cdef uint32_t size = SIZE_MIN
     while size < 2 * count_max:
         size *= 2
+    return make_empty(table, size)
+
+
+cdef int make_empty(CookieTable *table, uint32_t size) noexcept nogil:
+    """A table of so many places, a power of two. 0, or -ENOMEM; cookies_free takes it down in either case."""
     table.cookies = <uint64_t *>calloc(size, 8)
     table.values = <uint32_t *>calloc(size, 4)
     table.mask = size - 1
@@ -82,17 +87,11 @@ cdef void cookies_rebuild(CookieTable *table) noexcept nogil:
     """Drops what was taken out. Where there is no memory for it, finding takes longer."""
     cdef CookieTable rebuilt
     cdef uint32_t place
-    rebuilt.cookies = <uint64_t *>calloc(<size_t>table.mask + 1, 8)
-    rebuilt.values = <uint32_t *>calloc(<size_t>table.mask + 1, 4)
-    rebuilt.mask = table.mask
-    rebuilt.used = 0
-    if rebuilt.cookies is NULL or rebuilt.values is NULL:
-        free(rebuilt.cookies)
-        free(rebuilt.values)
+    if make_empty(&rebuilt, table.mask + 1) < 0:
+        cookies_free(&rebuilt)
         return
     for place in range(table.mask + 1):
         if table.cookies[place] > FORGOTTEN:
             cookies_put(&rebuilt, table.cookies[place], table.values[place])
-    free(table.cookies)
-    free(table.values)
+    cookies_free(table)
     table[0] = rebuilt

@@ -1,9 +1,9 @@
-"""Readers: threads that wait for disks, so that an engine without io_uring does not.
+"""Readers: threads that wait for disks, so that an engine does not: all readings without io_uring, and openings.
 
 The rules:
 
 - A job belongs to a reader from readers_ask until readers_collect, one thread at a time touches it.
-- They sleep while there is nothing to read. They are started one by one, while all that there are have something to do.
+- They sleep while there is nothing to do. They are started one by one, while all that there are have something to do.
 - They never touch Python.
 """
 from libc.errno cimport EINTR, errno
