@@ -26,11 +26,10 @@ from batchbridge.cython_ext.load import Exchange
 from batchbridge.measure import machine
 from batchbridge.measure.experiment import COST, PLACES, Arm, Experiment, Phase, notes_of, shuffled, site
 from batchbridge.measure.namespaces import Place
-from batchbridge.measure.processes import CommandProcess, MeasuredProcess, ServerProcess, free_port
+from batchbridge.measure.processes import CommandProcess, MeasuredProcess, ServerProcess, port_at
 from batchbridge.measure.results import Results, Run
 
 from . import rivals
-from .target_scenes import NAMESPACE_PORT
 from .zero_copy import content
 
 MIB = 1 << 20
@@ -84,14 +83,14 @@ def arms(folder: Path, sizes: Sequence[int]) -> Iterator[Arm]:
         if rivals.why_not("nginx") is None:
 
             def nginx(place: Place, cpu: int, _phase: Phase) -> MeasuredProcess:
-                port = free_port() if place.namespace is None else NAMESPACE_PORT
+                port = port_at(place)
                 return CommandProcess(rivals.command_of("nginx", root, port, folder), port, cpu=cpu, place=place)
 
             yield Arm("nginx", "nginx, sendfile on", nginx, asked, known)
         for way in SENDERS:
 
             def least(place: Place, cpu: int, _phase: Phase, way: str = way, path: Path = path) -> MeasuredProcess:
-                port = free_port() if place.namespace is None else NAMESPACE_PORT
+                port = port_at(place)
                 command = [str(binary), way, str(port), str(path), str(cpu)]
                 return CommandProcess(command, port, cpu=cpu, place=place)
 

@@ -16,7 +16,7 @@ from batchbridge.cython_ext.load import Exchange
 from batchbridge.measure import profile, specweb96
 from batchbridge.measure.experiment import CAPACITY, LONE, Arm, Phase
 from batchbridge.measure.namespaces import Place
-from batchbridge.measure.processes import CommandProcess, MeasuredProcess, ServerProcess, free_port
+from batchbridge.measure.processes import CommandProcess, MeasuredProcess, ServerProcess, port_at
 from batchbridge.measure.traffic import request_bytes
 
 from . import rivals
@@ -24,8 +24,6 @@ from . import rivals
 __all__ = ["AGAIN", "SCENES", "Scene", "Servers"]
 
 CONNECTIONS = 64
-#: In a namespace of ours nobody else listens.
-NAMESPACE_PORT = 8080
 
 #: A server once more: its ratio to itself is what noise alone does.
 AGAIN = "A/A"
@@ -165,7 +163,7 @@ class Servers:
         rival = _rival_of(name)
 
         def start(place: Place, cpu: int, _phase: Phase) -> MeasuredProcess:
-            port = free_port() if place.namespace is None else NAMESPACE_PORT
+            port = port_at(place)
             command = rivals.command_of(rival, self.root, port, self.folder)
             return CommandProcess(command, port, cpu=cpu, place=place)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from batchbridge.measure.cost import slopes_by_block
-from batchbridge.measure.experiment import COST, is_client_limited
+from batchbridge.measure.experiment import COST, are_client_limited
 from batchbridge.measure.results import Run
 from batchbridge.measure.statistics import Interval, bootstrap_interval, by_block, ratio_interval
 
@@ -179,12 +179,6 @@ def _with_limits(found: Finding, of_arm: Sequence[Run], of_base: Sequence[Run]) 
         return Finding(found.target, found.measured, found.blocks, OPEN,
                        f"at most: the client was the limit of {found.target.base}")  # fmt: skip
     return found
-
-
-def are_client_limited(runs: Sequence[Run]) -> bool:
-    """Whether the client was too busy in half of the runs."""
-    valid = [run for run in runs if run.valid]
-    return bool(valid) and sum(map(is_client_limited, valid)) * 2 >= len(valid)
 
 
 def _why_not(runs: Sequence[Run]) -> str:

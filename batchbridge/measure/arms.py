@@ -28,7 +28,7 @@ from ..config import BY_NAME
 from . import workload
 from .experiment import Arm, Phase
 from .namespaces import Place
-from .processes import CommandProcess, MeasuredProcess, ServerProcess, free_port
+from .processes import CommandProcess, MeasuredProcess, ServerProcess, port_at
 
 __all__ = ["SIZES", "QuestionArms", "policy"]
 
@@ -42,8 +42,6 @@ NO_WORK: dict[str, float | str] = {"work_us": 0}
 #: The setting that has a kernel thread send, on that core.
 SQPOLL = "sqpoll"
 
-#: In a namespace of ours nobody else listens.
-RIVAL_PORT = 8080
 
 NGINX = """
 worker_processes 1; daemon off; pid {folder}/nginx.pid; error_log stderr crit; {user}
@@ -167,7 +165,7 @@ class QuestionArms:
         return [Arm("nginx", what, self._nginx, workload.exchanges("python"), NO_WORK, program="nginx")]
 
     def _nginx(self, place: Place, cpu: int, _phase: Phase) -> MeasuredProcess:
-        port = free_port() if place.namespace is None else RIVAL_PORT
+        port = port_at(place)
         folder = Path(self._scratch.name)
         # Another user's worker could not read a folder below one that is its maker's alone.
         user = "user root;" if Path("/proc/self").owner() == "root" else ""

@@ -20,7 +20,7 @@ from .experiment import (
     Experiment,
     ExperimentError,
     Phase,
-    is_client_limited,
+    are_client_limited,
     shuffled,
 )
 from .results import Run
@@ -237,7 +237,6 @@ def figures_of(arm: str, of: dict[str, list[Run]], work_us: float, connections: 
     unbatched_rates = by_block(
         [run for run in unbatched if run.parameters["phase"] == CAPACITY], "requests_per_s"
     )  # fmt: skip
-    busy = [run for run in closed if is_client_limited(run)]
     kernels = {kernel: costs_by_block(of[kernel]) for kernel in KERNEL_ARMS if kernel in of and arm.startswith("B")}
     return ArmFigures(
         arm=arm,
@@ -247,7 +246,7 @@ def figures_of(arm: str, of: dict[str, list[Run]], work_us: float, connections: 
         invalid=list(dict.fromkeys(run.invalid_reason for run in runs if run.invalid_reason is not None)),
         mean_batch_size=middle(run.mean_batch_size for run in closed),
         requests_per_s=bootstrap_interval(list(rates.values()), median) if rates else None,
-        is_client_limited=bool(closed) and len(busy) * 2 >= len(closed),
+        is_client_limited=are_client_limited(closed),
         ratio_to_u1=None if arm == UNBATCHED else ratio_interval(rates, unbatched_rates),
         cost_us=bootstrap_interval(list(costs.values()), median) if costs else None,
         gaps={kernel: closed_gap(costs_by_block(unbatched), costs, of_kernel) for kernel, of_kernel in kernels.items()},
@@ -267,22 +266,24 @@ def shares_of(runs: Iterable[Run]) -> list[float]:
 
 def at_rate(arm: str, of: dict[str, list[Run]], share: float) -> RateFigures:
     """One arm's at an offered rate, out of the runs of all arms."""
-    there = {
-        name: [run for run in runs if run.valid and run.parameters.get("rate_share") == share]
-        for name, runs in of.items()
-    }
-    costs = {name: by_block(runs, "server_cpu_us_per_request") for name, runs in there.items()}
-    unbatched, own = costs.get(UNBATCHED, {}), costs[arm]
-    kernels = [kernel for kernel in KERNEL_ARMS if costs.get(kernel) and arm.startswith("B")]
+
+    def there(name: str) -> list[Run]:
+        return [run for run in of.get(name, []) if run.valid and run.parameters.get("rate_share") == share]
+
+    def costs(name: str) -> dict[int, float]:
+        return by_block(there(name), "server_cpu_us_per_request")
+
+    runs, own, unbatched = there(arm), costs(arm), costs(UNBATCHED)
+    kernels = {name: found for name in KERNEL_ARMS if arm.startswith("B") and (found := costs(name))}
     return RateFigures(
         rate_share=share,
-        rate_per_s=middle(run.offered_per_s for run in there[arm]),
+        rate_per_s=middle(run.offered_per_s for run in runs),
         cost_us=bootstrap_interval(list(own.values()), median) if own else None,
-        mean_batch_size=middle(run.mean_batch_size for run in there[arm]),
-        gaps={kernel: closed_gap(unbatched, own, costs[kernel]) for kernel in kernels},
+        mean_batch_size=middle(run.mean_batch_size for run in runs),
+        gaps={kernel: closed_gap(unbatched, own, of_kernel) for kernel, of_kernel in kernels.items()},
         ratio_to_u1=None if arm == UNBATCHED else ratio_interval(own, unbatched),
-        latency_p50_us=percentile(there[arm], "p50"),
-        latency_p99_us=percentile(there[arm], "p99"),
+        latency_p50_us=percentile(runs, "p50"),
+        latency_p99_us=percentile(runs, "p99"),
     )
 
 

@@ -32,6 +32,7 @@ __all__ = [
     "ExperimentError",
     "Phase",
     "Site",
+    "are_client_limited",
     "is_client_limited",
     "measure_once",
     "notes_of",
@@ -212,6 +213,12 @@ def is_client_limited(run: Run) -> bool:
     """Whether the client was so busy that the figures may be its own."""
     is_open = run.offered_per_s is not None
     return run.client_idle_share is not None and is_saturated(run.client_idle_share, is_open=is_open)
+
+
+def are_client_limited(runs: Sequence[Run]) -> bool:
+    """Whether it was in half of the valid ones."""
+    valid = [run for run in runs if run.valid]
+    return bool(valid) and sum(map(is_client_limited, valid)) * 2 >= len(valid)
 
 
 def notes_of(runs: Sequence[Run]) -> list[str]:

@@ -26,7 +26,7 @@ from urllib.parse import quote
 from ..errors import BatchBridgeError
 from .namespaces import LOOPBACK, Place
 
-__all__ = ["CommandProcess", "ServerError", "ServerProcess", "cores", "free_port", "pinned"]
+__all__ = ["CommandProcess", "ServerError", "ServerProcess", "cores", "free_port", "pinned", "port_at"]
 
 START_PATIENCE_S = 20.0
 ADMIN_PATIENCE_S = 10.0
@@ -36,7 +36,7 @@ RELEASE_PATIENCE_S = 3.0
 #: A free port is looked up and then given away; another program may take it meanwhile.
 START_ATTEMPTS = 3
 #: In a namespace of ours nobody else listens.
-NAMESPACE_ADMIN_PORT = 9180
+NAMESPACE_PORT, NAMESPACE_ADMIN_PORT = 8080, 9180
 
 START_LINE = re.compile(r"^batchbridge \S+ serving .* on (http://[^\s,]+).* with ([a-z_]+), ", re.M)
 
@@ -295,6 +295,11 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def port_at(place: Place) -> int:
+    """A port for a server that does not choose its own."""
+    return free_port() if place.namespace is None else NAMESPACE_PORT
 
 
 def cores() -> tuple[int | None, int | None]:

@@ -17,11 +17,11 @@ from .experiment import (
     Experiment,
     ExperimentError,
     Phase,
-    is_client_limited,
+    are_client_limited,
     shuffled,
 )
 from .namespaces import Place
-from .processes import CommandProcess, MeasuredProcess, free_port
+from .processes import CommandProcess, MeasuredProcess, port_at
 from .results import Run
 from .statistics import Interval, bootstrap_interval, by_block, log_ratio_interval, middle
 from .traffic import learn
@@ -30,9 +30,6 @@ __all__ = ["AGAIN", "ServerFigures", "arms_of", "perform", "phase_of", "summaris
 
 #: The last server once more: its ratio to itself shows what the machine's noise alone does.
 AGAIN = "A/A"
-
-#: In a namespace of ours nobody else listens.
-NAMESPACE_PORT = 8080
 
 
 @dataclass(frozen=True)
@@ -79,7 +76,7 @@ def _arm(name: str, command: str, exchanges: Sequence[Exchange], port: int | Non
         raise ExperimentError(f"{command!r} does not say {{port}}; write it where the port stands, or give --port")
 
     def start(place: Place, cpu: int, _phase: Phase) -> MeasuredProcess:
-        chosen = port or (free_port() if place.namespace is None else NAMESPACE_PORT)
+        chosen = port or port_at(place)
         filled = [word.replace("{host}", place.host).replace("{port}", str(chosen)) for word in words]
         return CommandProcess(filled, chosen, cpu=cpu, place=place)
 
@@ -115,7 +112,6 @@ def summarise(runs: Sequence[Run], base: str) -> list[ServerFigures]:
 
 def _figures(arm: str, runs: Sequence[Run], base: Sequence[Run] | None) -> ServerFigures:
     valid = [run for run in runs if run.valid]
-    busy = [run for run in valid if is_client_limited(run)]
 
     def spread(figure: str) -> Interval | None:
         values = by_block(runs, figure)
@@ -132,7 +128,7 @@ def _figures(arm: str, runs: Sequence[Run], base: Sequence[Run] | None) -> Serve
         blocks=len(by_block(runs, "requests_per_s")),
         invalid=list(dict.fromkeys(run.invalid_reason for run in runs if run.invalid_reason is not None)),
         requests_per_s=spread("requests_per_s"),
-        is_client_limited=bool(valid) and len(busy) * 2 >= len(valid),
+        is_client_limited=are_client_limited(valid),
         ratio=ratio("requests_per_s"),
         cost_us=spread("server_cpu_us_per_request"),
         cost_ratio=ratio("server_cpu_us_per_request"),

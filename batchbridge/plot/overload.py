@@ -16,7 +16,7 @@ from ..measure.overload import load_of
 from ..measure.results import Results, Run
 from ..measure.statistics import by_block
 from .groups import Group, collect, evidence_note
-from .lines import draw_line, in_ms, is_hollow
+from .lines import draw_arms, in_ms, is_hollow, name_axes
 from .sheet import NothingToDrawError, Sheet, footnotes_of
 from .style import COLOURS, logarithmic, styled
 from .throughput_latency import latency
@@ -35,22 +35,16 @@ def draw(results: Sequence[Results]) -> dict[str, Sheet]:
     arms = list(dict.fromkeys(group.arm for group in groups))[: len(COLOURS)]
     with styled():
         goodput, progress, tail = sheet.panels
-        handles = []
-        for number, arm in enumerate(arms):
-            of_arm = sorted((group for group in groups if group.arm == arm), key=place_of)
-            handles.append(draw_line(goodput, of_arm, place_of, share_of_capacity(one, arm), number))
-            draw_line(progress, of_arm, place_of, lambda run: run.server_threads_share, number)
-            draw_line(tail, of_arm, place_of, in_ms(latency("p99")), number)
+        handles = draw_arms(
+            sheet.panels, groups, arms, place_of,
+            lambda arm: (share_of_capacity(one, arm), lambda run: run.server_threads_share, in_ms(latency("p99"))),
+        )  # fmt: skip
         draw_ideal(goodput, max(place_of(group) for group in groups))
-        for axis, title, unit in (
-            (goodput, "Goodput", "goodput (% of capacity)"),
-            (progress, "Progress of the server", "its threads' share of the core (%)"),
-            (tail, "Tail latency", "p99 latency (ms)"),
-        ):
-            axis.set_title(title)
-            axis.set_xlabel("offered load (multiples of capacity)")
-            axis.set_ylabel(unit)
-            axis.set_xlim(left=0)
+        name_axes(sheet.panels, "offered load (multiples of capacity)", (
+            ("Goodput", "goodput (% of capacity)"),
+            ("Progress of the server", "its threads' share of the core (%)"),
+            ("Tail latency", "p99 latency (ms)"),
+        ))  # fmt: skip
         for axis in (goodput, progress):
             axis.set_ylim(bottom=0, top=max(1.05, axis.get_ylim()[1]))
             axis.yaxis.set_major_formatter(PercentFormatter(1, decimals=0, symbol=""))

@@ -13,7 +13,7 @@ from matplotlib.ticker import FuncFormatter, PercentFormatter
 from ..measure.experiment import COST
 from ..measure.results import Results, Run
 from .groups import Group, collect, evidence_note, spoken
-from .lines import draw_line, in_ms, is_hollow
+from .lines import draw_arms, in_ms, is_hollow, name_axes
 from .sheet import NothingToDrawError, Sheet, footnotes_of
 from .style import COLOURS, logarithmic, styled
 from .throughput_latency import latency
@@ -33,7 +33,7 @@ def draw(results: Sequence[Results]) -> dict[str, Sheet]:
 
 def draw_work(results: Sequence[Results], groups: Sequence[Group], work: float) -> Sheet:
     """One sheet."""
-    arms = list(dict.fromkeys(group.arm for group in sorted(groups, key=lambda group: group.arm)))
+    arms = sorted({group.arm for group in groups})
     notes = [evidence_note(results, groups), words_of(groups, work)]
     if any(is_hollow(group) for group in groups):
         notes.append("Hollow: the client had no time left, so it may have waited for itself.")
@@ -44,21 +44,16 @@ def draw_work(results: Sequence[Results], groups: Sequence[Group], work: float) 
     arms = arms[: len(COLOURS)]
     with styled():
         busy, cost, tail = sheet.panels
-        handles = []
-        for number, arm in enumerate(arms):
-            of_arm = sorted((group for group in groups if group.arm == arm), key=rate_of)
-            handles.append(draw_line(busy, of_arm, rate_of, busy_share, number))
-            draw_line(cost, of_arm, rate_of, lambda run: run.server_cpu_us_per_request, number)
-            draw_line(tail, of_arm, rate_of, in_ms(latency("p99")), number)
-        for axis, title, unit in (
-            (busy, "Busy", "busy time of the server's core (%)"),
-            (cost, "Server CPU", "server CPU (µs/request)"),
-            (tail, "Tail latency", "p99 latency (ms)"),
-        ):
-            axis.set_title(title)
-            axis.set_xlabel("offered rate (1,000 requests/s)")
-            axis.set_ylabel(unit)
-            axis.set_xlim(left=0)
+        handles = draw_arms(
+            sheet.panels, groups, arms, rate_of,
+            lambda _arm: (busy_share, lambda run: run.server_cpu_us_per_request, in_ms(latency("p99"))),
+        )  # fmt: skip
+        name_axes(sheet.panels, "offered rate (1,000 requests/s)", (
+            ("Busy", "busy time of the server's core (%)"),
+            ("Server CPU", "server CPU (µs/request)"),
+            ("Tail latency", "p99 latency (ms)"),
+        ))  # fmt: skip
+        for axis in sheet.panels:
             axis.xaxis.set_major_formatter(FuncFormatter(lambda rate, _: f"{rate / 1e3:g}"))
         for axis in (busy, cost):
             axis.set_ylim(bottom=0)

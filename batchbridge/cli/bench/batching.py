@@ -12,16 +12,13 @@ import click
 from .confounders import compare, confounders_flag, refuse_place
 from .shared import (
     NEW_FILE,
-    end,
     finish,
     handler_threads_flag,
-    heading,
     json_flag,
     measuring,
     missing_notes,
     place_flags,
     print_invalid,
-    print_json,
     print_profiles,
     profile_notes,
     progress,
@@ -29,7 +26,7 @@ from .shared import (
     seconds_flag,
     spread,
     table,
-    wide_console,
+    tell,
 )
 
 if TYPE_CHECKING:
@@ -120,12 +117,10 @@ def command(
     notes += [said, *missing_notes(arms.missing)]
     figures = summarise(results.runs)
     finish(results, notes)
-    if as_json:
-        print_json(results, [one.as_dict() for one in figures])
-    else:
-        wide_console().print(heading(results))
-        _print_batching(figures, results.runs)
-    end(results, output, as_json)
+    tell(
+        results, [one.as_dict() for one in figures], output, as_json,
+        lambda console: _print_batching(console, figures, results.runs),
+    )  # fmt: skip
 
 
 def _plan(default: Plan, asked: dict[str, Any]) -> Plan:
@@ -143,8 +138,7 @@ def _plan(default: Plan, asked: dict[str, Any]) -> Plan:
     return replace(default, **changes)
 
 
-def _print_batching(figures: Sequence[ArmFigures], runs: Sequence[Run]) -> None:
-    console = wide_console()
+def _print_batching(console: Console, figures: Sequence[ArmFigures], runs: Sequence[Run]) -> None:
     for work_us, connections in dict.fromkeys((one.work_us, one.connections) for one in figures):
         chosen = [one for one in figures if (one.work_us, one.connections) == (work_us, connections)]
         kernels = list(dict.fromkeys(kernel for one in chosen for kernel in one.gaps))
