@@ -1,7 +1,9 @@
 """What a lookup and a purge cost in a large cache: ``python -P -m bench.lookups`` (JSON with ``--json``).
 
 Lookups are of random objects, from the key's bytes to the object, hash and hit count included; `alone` one after the
-other, `batched` 32 at a time with prefetching. The arms take turns; the median and the least of the rounds are told.
+other, `batched` 32 at a time with prefetching. `memory` is what this machine's memory takes of `alone`: the same key
+hashed, and two reads, one of the index and one of where that leads. The arms take turns; the median and the least of the
+rounds are told.
 """
 
 from __future__ import annotations
@@ -29,9 +31,9 @@ def measure(objects: int, rounds: int) -> dict[str, Any]:
     store.fill(0, objects - tagged, PAYLOAD_SIZE_BYTES)
     store.fill(objects - tagged, tagged, PAYLOAD_SIZE_BYTES, b"tagged")
     chance = np.random.default_rng(1)
-    arms: dict[str, list[float]] = {"alone": [], "batched": [], "absent": []}
+    arms: dict[str, list[float]] = {"alone": [], "memory": [], "batched": [], "absent": []}
     for _ in range(rounds):
-        for arm, batch, first in (("alone", 1, 0), ("batched", BATCH, 0), ("absent", 1, objects)):
+        for arm, batch, first in (("alone", 1, 0), ("memory", 0, 0), ("batched", BATCH, 0), ("absent", 1, objects)):
             numbers = chance.integers(first, first + objects, LOOKUPS).astype(np.int32)
             took_ns, found = store.lookups_ns(numbers, batch)
             assert found == (0 if arm == "absent" else LOOKUPS)
@@ -58,7 +60,7 @@ def main(objects: int, rounds: int, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(figures, indent=2))
         return
-    for arm in ("alone", "batched", "absent"):
+    for arm in ("alone", "memory", "batched", "absent"):
         took = figures[f"{arm}_ns"]
         click.echo(f"{arm:8} {took['median']:6.0f} ns a lookup (least {took['least']:.0f})")
     click.echo(f"a purge by tag of {figures['purged']:,} objects: {figures['purge_ns'] / 1e6:.3f} ms")
