@@ -9,7 +9,7 @@ up. Before Linux 6.7 such a socket cannot be asked for its peer's address, so th
 import os
 
 from libc.errno cimport EAGAIN
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
 from libc.stdlib cimport calloc, free
 
 from batchbridge.cython_ext.accesslog cimport log_flush
@@ -26,7 +26,8 @@ from batchbridge.cython_ext.uring_accept cimport (
     add_listener, close_surplus, retry_accepts, start_accepting, stop_accepting)
 from batchbridge.cython_ext.uring_close cimport driver_finish, driver_send_last, driver_tear_down
 from batchbridge.cython_ext.uring_completions cimport (
-    arm_bell, arm_files, arm_records, driver_pause, driver_read_fragment, driver_resume, driver_write_log, reap)
+    arm_bell, arm_files, arm_records, driver_pause, driver_read_fragment, driver_resume, driver_write_log, probe_suspects,
+    reap)
 from batchbridge.cython_ext.uring_operations cimport *
 from batchbridge.cython_ext.uring_send cimport driver_send, driver_send_reported, forget_memory, register_memory
 
@@ -91,9 +92,12 @@ cdef int one_turn(Engine *engine, Uring *driver, int64_t wait_us) noexcept nogil
         tier_consume(engine, engine.tier)
         polled_settle(engine, &driver.ring, &driver.polled)
         engine.more_input |= tier_has_news(engine.tier) and not engine.tier.is_held
+    turn_end(engine)
+    # Behind the engine's own sweep, which sets the next deadline anew.
     if driver.accept_retry_us and not engine.draining:
         retry_accepts(engine, driver)
-    turn_end(engine)
+    if driver.suspect_count:
+        probe_suspects(engine, driver)
     return result
 
 
@@ -193,7 +197,9 @@ cdef class UringEngine(EngineThread):
         driver.is_direct = self.settings["has_socket_command"] and engine.tier is NULL
         driver.slot_flag = IOSQE_FIXED_FILE if driver.is_direct else 0
         driver.peer_names = <char *>calloc(engine.limits.connections_max, PEER_NAME_SIZE_BYTES)
-        if driver.peer_names is NULL:
+        driver.suspects = <uint32_t *>calloc(engine.limits.connections_max, sizeof(uint32_t))
+        driver.is_suspect = <uint8_t *>calloc(engine.limits.connections_max, 1)
+        if driver.peer_names is NULL or driver.suspects is NULL or driver.is_suspect is NULL:
             raise MemoryError
         for listener in self.listeners[:LISTENERS_MAX]:
             add_listener(driver, listener.fileno(), listener.family)
@@ -214,6 +220,8 @@ cdef class UringEngine(EngineThread):
                 publish_end(engine.tier)
             forget_memory(engine)
             ring_close(&driver.ring)
+            free(driver.is_suspect)
+            free(driver.suspects)
             free(driver.peer_names)
             free(driver)
             engine.driver_data = NULL

@@ -5,15 +5,18 @@ The rules:
 - The completions of a turn are those that are there when it begins (reap).
 - Receives are multishot, into provided buffers: a buffer is given back as soon as the connection has looked at it.
 - A connection's completion that comes when its record is another's, or nobody's, is known by its generation.
+- A multishot receive that tells of bytes may never tell of a reset behind them (Linux 6.18; ARCHITECTURE, Traps). So a
+  connection that has brought bytes and still waits is asked, a little later and once, whether it is alive.
 """
-from libc.errno cimport ENOBUFS
+from libc.errno cimport EAGAIN, ENOBUFS
 from libc.stdint cimport uint32_t, uint64_t
 
 from batchbridge.cython_ext.accesslog cimport log_written
 from batchbridge.cython_ext.answer cimport answer_distrust
 from batchbridge.cython_ext.connection cimport received, received_end
 from batchbridge.cython_ext.core cimport (
-    CONNECTION_CLOSES, CONNECTION_FREE, IS_CLOSING, IS_FINISHING, IS_PAUSED, IS_RECEIVING, Connection, Engine, Fill)
+    CONNECTION_CLOSES, CONNECTION_FREE, CONNECTION_LINGERS, IS_CLOSING, IS_FINISHING, IS_PAUSED, IS_RECEIVING, Connection,
+    Engine, Fill)
 from batchbridge.cython_ext.files cimport files_watch_fd
 from batchbridge.cython_ext.fills cimport fill_at
 from batchbridge.cython_ext.output cimport fragment_read, sent
@@ -37,8 +40,13 @@ cdef extern from "<poll.h>" nogil:
     short POLLIN
 
 
+cdef extern from "<sys/socket.h>" nogil:
+    int MSG_DONTWAIT, MSG_PEEK
+
+
 cdef enum:
     COMPLETIONS_AT_ONCE = 256
+    PROBE_DELAY_US = 200000         # by then most of those that brought bytes no longer wait
 
 
 # --- receiving -------------------------------------------------------------------------------------------------------
@@ -58,6 +66,39 @@ cdef void driver_resume(Engine *engine, Connection *connection) noexcept nogil:
         arm_receive(driver_of(engine), connection)
 
 
+cdef inline bint waits(const Connection *connection) noexcept nogil:
+    """Whether it waits, for the client or for an answer; who does not wait learns of a reset by sending."""
+    return connection.input is not NULL or connection.owed or connection.state == CONNECTION_LINGERS
+
+
+cdef void suspect(Engine *engine, Uring *driver, const Connection *connection) noexcept nogil:
+    if driver.suspect_count == 0:
+        driver.probe_us = engine.now_us + PROBE_DELAY_US
+    driver.is_suspect[connection.index] = 1
+    driver.suspects[driver.suspect_count] = connection.index
+    driver.suspect_count += 1
+
+
+cdef void probe_suspects(Engine *engine, Uring *driver) noexcept nogil:
+    cdef Connection *connection
+    cdef io_uring_sqe *entry
+    cdef uint32_t place
+    if engine.now_us < driver.probe_us:
+        if engine.next_deadline_us == 0 or driver.probe_us < engine.next_deadline_us:
+            engine.next_deadline_us = driver.probe_us
+        return
+    for place in range(driver.suspect_count):
+        connection = &engine.connections[driver.suspects[place]]
+        driver.is_suspect[connection.index] = 0
+        if (connection.flags & (IS_RECEIVING | IS_CLOSING)) != IS_RECEIVING or not waits(connection):
+            continue
+        entry = ring_entry(&driver.ring)
+        io_uring_prep_recv(entry, connection.fd, &driver.peeked, 1, MSG_DONTWAIT | MSG_PEEK)
+        name_entry(entry, OPERATION_PROBE, connection, driver.slot_flag)
+        connection.operations += 1
+    driver.suspect_count = 0
+
+
 cdef void on_receive(Engine *engine, Connection *connection, int result, uint32_t flags) noexcept nogil:
     cdef Uring *driver = driver_of(engine)
     cdef uint32_t buffer = flags >> IORING_CQE_BUFFER_SHIFT
@@ -71,7 +112,11 @@ cdef void on_receive(Engine *engine, Connection *connection, int result, uint32_
                  <uint32_t>result)
     if flags & IORING_CQE_F_BUFFER:
         ring_give_back(&driver.ring, buffer)
-    if connection.state == CONNECTION_CLOSES or flags & IORING_CQE_F_MORE:
+    if connection.state == CONNECTION_CLOSES:
+        return
+    if flags & IORING_CQE_F_MORE:
+        if waits(connection) and not driver.is_suspect[connection.index]:
+            suspect(engine, driver, connection)
         return
     if result == 0:
         received_end(engine, connection)
@@ -154,6 +199,10 @@ cdef void on_connection(Engine *engine, int operation, Connection *connection, i
     elif operation == OPERATION_CLOSE:
         connection.operations -= 1
         on_close(engine, connection, result)
+    elif operation == OPERATION_PROBE:
+        connection.operations -= 1
+        if result < 0 and result != -EAGAIN:
+            driver_tear_down(engine, connection)
     elif operation == OPERATION_FINISH:
         connection.operations -= 1
         connection.flags &= ~IS_FINISHING

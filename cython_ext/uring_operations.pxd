@@ -31,6 +31,7 @@ cdef enum Operation:
     OPERATION_SEND_ZERO_COPY
     OPERATION_CLOSE
     OPERATION_FINISH
+    OPERATION_PROBE
     OPERATION_CANCEL
     OPERATION_BELL
     OPERATION_LOG
@@ -64,6 +65,11 @@ cdef struct Uring:
     # Accepted, though all connections are in use: a multishot accept of ordinary descriptors ends a little late.
     int surplus[SURPLUS_MAX]
     uint32_t surplus_count
+    # Connections that wait, and of which a reset may not have been told: to be asked at `probe_us`.
+    uint32_t *suspects
+    uint8_t *is_suspect             # by the connection's index
+    uint32_t suspect_count
+    uint64_t probe_us
     PolledSockets polled            # with the kernel side
 
 

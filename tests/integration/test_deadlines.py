@@ -1,7 +1,12 @@
 """Time runs out for one item alone: 504 when nobody answered in time, 503 when it waited too long in the queue, and
 nothing at all for a client that is gone; each is counted once, and what comes too late is dropped."""
 
+import os
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -212,11 +217,29 @@ def test_many_time_outs_balance(engine: str, kind: str) -> None:
     assert server.stats()["requests"]["read"] == 25
 
 
-def test_a_reset_at_odd_moments_harms_nobody(engine: str, tmp_path: Any) -> None:
-    (tmp_path / "big.bin").write_bytes(b"z" * (3 << 20))
-    # A reset may not be told by a multishot receive (ARCHITECTURE, Traps): these see to it then.
-    seconds = ("header_timeout_s", "body_timeout_s", "idle_timeout_s") if engine == "io_uring" else ()
-    server = make_server(engine, root=str(tmp_path), **dict.fromkeys(seconds, 1.0))
+@pytest.fixture
+def busy_processors() -> Iterator[None]:
+    """More threads that want a processor than there are: events come together, and are looked at late."""
+    spin = [sys.executable, "-c", "import time; until = time.monotonic() + 60\nwhile time.monotonic() < until: pass"]
+    spinners = [subprocess.Popen(spin) for _ in range(3 * (os.cpu_count() or 1))]
+    yield
+    for spinner in spinners:
+        spinner.kill()
+        spinner.wait()
+
+
+def test_a_reset_is_heard_where_processors_are_busy(engine: str, busy_processors: None, tmp_path: Path) -> None:
+    # Without the io_uring driver's probe most runs of this leave connections open, of whose end no receive has told.
+    reset_at_odd_moments(engine, tmp_path)
+
+
+def test_a_reset_at_odd_moments_harms_nobody(engine: str, tmp_path: Path) -> None:
+    reset_at_odd_moments(engine, tmp_path)
+
+
+def reset_at_odd_moments(engine: str, root: Path) -> None:
+    (root / "big.bin").write_bytes(b"z" * (3 << 20))
+    server = make_server(engine, root=str(root))
     server.batch("/big")(lambda batch: [b"z" * 300_000] * len(batch))
     server.batch("/echo", methods=["POST"])(lambda batch: [bytes(request.body) for request in batch])
     beginnings = [
