@@ -3,7 +3,6 @@
 PYTHON ?= python3
 MINUTES ?= 10
 DOC_ROOT ?=
-ARGS ?=
 export PYTHON DOC_ROOT
 
 SHELL := /bin/bash
@@ -34,9 +33,18 @@ dev:
 	@tools/setup.sh dev
 	@echo 'Ready: .venv/bin/batchbridge'
 
+# What needs no quiet machine runs on all processors at once, the rest by itself.
+TESTS_TOGETHER := $(addprefix tests/,unit conformance differential typing)
+TESTS_ALONE := $(addprefix tests/,integration kernel)
+
 test:
 	@tools/setup.sh test
+ifdef ARGS
 	.venv/bin/pytest $(ARGS)
+else
+	.venv/bin/pytest -n auto --dist worksteal $(TESTS_TOGETHER)
+	.venv/bin/pytest $(TESTS_ALONE)
+endif
 
 # The C compiler's part, -Wall -Werror, is the build's. mypy sees the tree as it is installed: compiled modules, by
 # their stubs, inside the package. cython-lint looks for pycodestyle on the path.

@@ -442,7 +442,7 @@ def test_the_table_of_known_headers_is_whole():
     assert len(KNOWN) == KnownHeader.HEADER_KNOWN_COUNT
 
 
-@pytest.mark.parametrize("name", set(KNOWN) - {b"Host"})
+@pytest.mark.parametrize("name", sorted(set(KNOWN) - {b"Host"}))
 def test_a_known_header_is_found_in_any_case_and_place(name):
     for spelling in (name, name.lower(), name.upper(), name.swapcase()):
         for lines in ([spelling + b":v"], [b"A: b", spelling + b": \tv "], [spelling + b": v ", b"A: b"]):
@@ -459,7 +459,7 @@ def test_similar_names_are_other_headers(name):
         assert head["flags"] == ALWAYS
 
 
-@pytest.mark.parametrize("name", set(KNOWN) - {b"Host"})
+@pytest.mark.parametrize("name", sorted(set(KNOWN) - {b"Host"}))
 @pytest.mark.parametrize("second", [b"", b"v", b"w"])
 def test_a_header_of_one_meaning_is_refused_twice(name, second):
     for first in (b"v", b""):
