@@ -2,8 +2,8 @@
 
 Lookups are of random objects, from the key's bytes to the object, hash and hit count included; `alone` one after the
 other, `batched` 32 at a time with prefetching. `memory` is what this machine's memory takes of `alone`: the same key
-hashed, and two reads, one of the index and one of where that leads. The arms take turns; the median and the least of the
-rounds are told.
+hashed, and two reads, one of the index and one of where that leads. The arms take turns; the median and the least of
+the rounds are told.
 """
 
 from __future__ import annotations

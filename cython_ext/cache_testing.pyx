@@ -76,8 +76,8 @@ cdef uint64_t look_up(Cache *cache, const char *keys, uint32_t total, uint32_t b
 
 
 cdef uint64_t read_memory(const Cache *cache, const char *keys, uint32_t total) noexcept nogil:
-    """The two reads that no look-up can be without, the second at an address that the first brings: a line of the index,
-    and what it leads to."""
+    """The two reads that no look-up can be without: a line of the index, and what it leads to, whose address only the
+    first brings."""
     cdef uint64_t read = 0
     cdef uint32_t index
     cdef const Entry *entry
@@ -255,8 +255,8 @@ cdef class Store:
         return misses
 
     def lookups_ns(self, const int32_t[::1] numbers, uint32_t batch_size):
-        """Looks all up, so many at a time, from key to object; processor time of one, and how many were there. Of size 0:
-        only reads the memory that a look-up has to."""
+        """Looks all up, so many at a time, from key to object; processor time of one, and how many were there. With a
+        size of 0 it only reads the memory that a look-up has to."""
         cdef char *keys = <char *>malloc(<size_t>len(numbers) * 32)
         cdef uint64_t took, found
         cdef uint32_t index, total = <uint32_t>len(numbers)

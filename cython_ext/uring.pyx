@@ -26,8 +26,8 @@ from batchbridge.cython_ext.uring_accept cimport (
     add_listener, close_surplus, retry_accepts, start_accepting, stop_accepting)
 from batchbridge.cython_ext.uring_close cimport driver_finish, driver_send_last, driver_tear_down
 from batchbridge.cython_ext.uring_completions cimport (
-    arm_bell, arm_files, arm_records, driver_pause, driver_read_fragment, driver_resume, driver_write_log, probe_suspects,
-    reap)
+    arm_bell, arm_files, arm_records, driver_pause, driver_read_fragment, driver_resume, driver_write_log,
+    probe_suspects, reap)
 from batchbridge.cython_ext.uring_operations cimport *
 from batchbridge.cython_ext.uring_send cimport driver_send, driver_send_reported, forget_memory, register_memory
 

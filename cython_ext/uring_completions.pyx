@@ -15,8 +15,8 @@ from batchbridge.cython_ext.accesslog cimport log_written
 from batchbridge.cython_ext.answer cimport answer_distrust
 from batchbridge.cython_ext.connection cimport received, received_end
 from batchbridge.cython_ext.core cimport (
-    CONNECTION_CLOSES, CONNECTION_FREE, CONNECTION_LINGERS, IS_CLOSING, IS_FINISHING, IS_PAUSED, IS_RECEIVING, Connection,
-    Engine, Fill)
+    CONNECTION_CLOSES, CONNECTION_FREE, CONNECTION_LINGERS, IS_CLOSING, IS_FINISHING, IS_PAUSED, IS_RECEIVING,
+    Connection, Engine, Fill)
 from batchbridge.cython_ext.files cimport files_watch_fd
 from batchbridge.cython_ext.fills cimport fill_at
 from batchbridge.cython_ext.output cimport fragment_read, sent
