@@ -77,6 +77,8 @@ def test_it_runs_while_another_thread_holds_the_interpreter(engine: str, natives
     ask = ctypes.PyDLL(natives._name).ask  # PyDLL: it keeps the lock while it asks
     text = ctypes.create_string_buffer(1024)
     with running(server):
+        with Client(server.url) as client:
+            assert client.ask("GET", "/echo/first").body == b"first"  # the thread has started, which takes the lock
         received = ask(urlsplit(server.url).port, text, len(text))
     assert received > 0 and text.raw[:received].endswith(b"\r\n\r\nalone")
 
