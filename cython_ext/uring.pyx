@@ -61,6 +61,20 @@ cdef void arm_timer(Engine *engine, Uring *driver, int64_t wait_us) noexcept nog
     entry.user_data = <uint64_t>OPERATION_TIMER << 56
 
 
+cdef int64_t wait_us_of(Engine *engine, const Uring *driver) noexcept nogil:
+    """How long the engine may wait, bounded by the driver's own moments; -1: for ever."""
+    cdef int64_t wait_us = turn_wait_us(engine)
+    cdef uint64_t moment_us = NEVER_US
+    if driver.accept_retry_us and not engine.draining:
+        moment_us = driver.accept_retry_us
+    if driver.suspect_count:
+        moment_us = min(moment_us, driver.probe_us)
+    if moment_us == NEVER_US:
+        return wait_us
+    moment_us -= min(moment_us, engine.now_us)
+    return <int64_t>moment_us if wait_us < 0 else min(wait_us, <int64_t>moment_us)
+
+
 cdef bint must_log(const Engine *engine) noexcept nogil:
     """Whether lines wait, so that this thread will wake by itself before long."""
     return engine.tier.can_answer and engine.log.used > 0 and not engine.log.writing
@@ -92,10 +106,9 @@ cdef int one_turn(Engine *engine, Uring *driver, int64_t wait_us) noexcept nogil
         tier_consume(engine, engine.tier)
         polled_settle(engine, &driver.ring, &driver.polled)
         engine.more_input |= tier_has_news(engine.tier) and not engine.tier.is_held
-    turn_end(engine)
-    # Behind the engine's own sweep, which sets the next deadline anew.
     if driver.accept_retry_us and not engine.draining:
         retry_accepts(engine, driver)
+    turn_end(engine)
     if driver.suspect_count:
         probe_suspects(engine, driver)
     return result
@@ -110,7 +123,7 @@ cdef int loop(Engine *engine, Uring *driver) noexcept nogil:
     while turn_goes_on(engine):
         if engine.draining and driver.accepting:
             stop_accepting(engine, driver)
-        result = one_turn(engine, driver, turn_wait_us(engine))
+        result = one_turn(engine, driver, wait_us_of(engine, driver))
         if result < 0 and result != -EAGAIN:
             break
     wind_up(engine, driver)

@@ -9,7 +9,7 @@ from batchbridge.cython_ext.uring_operations cimport PEER_NAME_SIZE_BYTES, Uring
 cdef void add_listener(Uring *driver, int fd, int family) noexcept nogil
 cdef void start_accepting(Uring *driver) noexcept nogil
 cdef void stop_accepting(Engine *engine, Uring *driver) noexcept nogil
-# In a turn, where `accept_retry_us` is not 0: accepts again if it is time, else makes sure to be asked in time.
+# In a turn, where `accept_retry_us` is not 0: accepts again if it is time.
 cdef void retry_accepts(Engine *engine, Uring *driver) noexcept nogil
 # Sockets that were accepted, though no connection was free for them.
 cdef void close_surplus(Uring *driver) noexcept nogil

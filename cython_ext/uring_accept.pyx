@@ -40,7 +40,6 @@ cdef enum:
     SOCKADDR_IN_SIZE = 16
     SOCKADDR_IN6_SIZE = 28
     ACCEPT_RETRY_US = 100000
-    NEVER_US = 0x7FFFFFFFFFFFFFFF
 
 
 # --- listeners -------------------------------------------------------------------------------------------------------
@@ -81,10 +80,6 @@ cdef void stop_accepting(Engine *engine, Uring *driver) noexcept nogil:
 
 cdef void retry_accepts(Engine *engine, Uring *driver) noexcept nogil:
     if engine.now_us < driver.accept_retry_us:
-        if driver.accept_retry_us == NEVER_US:
-            return
-        if engine.next_deadline_us == 0 or driver.accept_retry_us < engine.next_deadline_us:
-            engine.next_deadline_us = driver.accept_retry_us
         return
     driver.accept_retry_us = 0
     while driver.surplus_count and engine.open_connections < engine.limits.connections_max:

@@ -9,8 +9,7 @@ from batchbridge.cython_ext.uring_operations cimport Uring
 # Takes a turn's completions, and says in `more_input` whether there is more to look at already.
 cdef void reap(Engine *engine, Uring *driver) noexcept nogil
 
-# Asks the connections that may have been reset untold whether they are alive, where it is time; else sees to it that
-# this is called again. Only while there are any (suspect_count).
+# Asks the connections that may have been reset untold whether they are alive, where it is time (probe_us).
 cdef void probe_suspects(Engine *engine, Uring *driver) noexcept nogil
 
 # Each stays armed. arm_files: as soon as there are files to watch; until then it does nothing.

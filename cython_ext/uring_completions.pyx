@@ -84,8 +84,6 @@ cdef void probe_suspects(Engine *engine, Uring *driver) noexcept nogil:
     cdef io_uring_sqe *entry
     cdef uint32_t place
     if engine.now_us < driver.probe_us:
-        if engine.next_deadline_us == 0 or driver.probe_us < engine.next_deadline_us:
-            engine.next_deadline_us = driver.probe_us
         return
     for place in range(driver.suspect_count):
         connection = &engine.connections[driver.suspects[place]]

@@ -17,6 +17,7 @@ cdef enum:
     LISTENERS_MAX = 16
     SURPLUS_MAX = 4096              # as many as a listener's backlog holds
     PEER_NAME_SIZE_BYTES = 32       # room for a struct sockaddr_in6
+    NEVER_US = 0x7FFFFFFFFFFFFFFF
 
 
 # What a completion is of: the top byte of its user_data. Below it 24 bits of the connection's generation, and its index
