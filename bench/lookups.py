@@ -22,6 +22,8 @@ BATCH = 32
 LOOKUPS = 200_000
 PAYLOAD_SIZE_BYTES = 64
 TAGGED = 100_000
+#: How many are looked up at a time; 0: only the memory is read.
+ARMS = {"alone": 1, "memory": 0, "batched": BATCH, "absent": 1}
 
 
 def measure(objects: int, rounds: int) -> dict[str, Any]:
@@ -31,9 +33,10 @@ def measure(objects: int, rounds: int) -> dict[str, Any]:
     store.fill(0, objects - tagged, PAYLOAD_SIZE_BYTES)
     store.fill(objects - tagged, tagged, PAYLOAD_SIZE_BYTES, b"tagged")
     chance = np.random.default_rng(1)
-    arms: dict[str, list[float]] = {"alone": [], "memory": [], "batched": [], "absent": []}
+    arms: dict[str, list[float]] = {arm: [] for arm in ARMS}
     for _ in range(rounds):
-        for arm, batch, first in (("alone", 1, 0), ("memory", 0, 0), ("batched", BATCH, 0), ("absent", 1, objects)):
+        for arm, batch in ARMS.items():
+            first = objects if arm == "absent" else 0
             numbers = chance.integers(first, first + objects, LOOKUPS).astype(np.int32)
             took_ns, found = store.lookups_ns(numbers, batch)
             assert found == (0 if arm == "absent" else LOOKUPS)
@@ -60,7 +63,7 @@ def main(objects: int, rounds: int, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(figures, indent=2))
         return
-    for arm in ("alone", "memory", "batched", "absent"):
+    for arm in ARMS:
         took = figures[f"{arm}_ns"]
         click.echo(f"{arm:8} {took['median']:6.0f} ns a lookup (least {took['least']:.0f})")
     click.echo(f"a purge by tag of {figures['purged']:,} objects: {figures['purge_ns'] / 1e6:.3f} ms")
