@@ -5,9 +5,9 @@ its oldest line is LOG_AGE_US old. A disk that does not keep up costs lines, whi
 """
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
-from libc.string cimport memcpy
 
 from batchbridge.cython_ext.core cimport Connection, Engine
+from batchbridge.cython_ext.text cimport put, put_ipv4, put_number
 
 
 cdef extern from "<time.h>" nogil:
@@ -19,11 +19,9 @@ cdef extern from "<time.h>" nogil:
 
 
 cdef extern from "<arpa/inet.h>" nogil:
+    enum:
+        AF_INET
     const char *inet_ntop(int, const void *, char *, unsigned int) noexcept
-
-
-cdef extern from "<stdio.h>" nogil:
-    int snprintf(char *, size_t, const char *, ...) noexcept
 
 
 cdef extern from "<string.h>" nogil:
@@ -62,11 +60,6 @@ cdef void log_tick(Engine *engine) noexcept nogil:
     localtime_r(&seconds, &parts)
     engine.log.time_length = <uint32_t>strftime(engine.log.time_text, sizeof(engine.log.time_text),
                                                 b"[%d/%b/%Y:%H:%M:%S %z]", &parts)
-
-
-cdef char *put(char *at, const char *text, uint32_t length) noexcept nogil:
-    memcpy(at, text, length)
-    return at + length
 
 
 cdef char *put_field(char *at, const char *text, uint32_t length) noexcept nogil:
@@ -110,6 +103,8 @@ cdef void log_line(Engine *engine, const Connection *connection, const char *req
     at = engine.log.buffers[engine.log.active] + engine.log.used
     if connection.family == 0:
         at = put(at, b"-", 1)
+    elif connection.family == AF_INET:
+        at = put_ipv4(at, connection.address)
     else:
         inet_ntop(connection.family, connection.address, at, 64)
         at += strlen(at)
@@ -117,7 +112,9 @@ cdef void log_line(Engine *engine, const Connection *connection, const char *req
     at = put(at, engine.log.time_text, engine.log.time_length)
     at = put(at, b" ", 1)
     at = put_field(at, request_line, request_line_length)
-    at += snprintf(at, 40, b" %d %llu ", status, <unsigned long long>body_length)
+    at = put_number(put(at, b" ", 1), <uint64_t>status)
+    at = put_number(put(at, b" ", 1), body_length)
+    at = put(at, b" ", 1)
     at = put_field(at, referer, referer_length)
     at = put(at, b" ", 1)
     at = put_field(at, user_agent, user_agent_length)

@@ -8,7 +8,8 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 
 from batchbridge.cython_ext.core cimport STATUS_MAX, Engine
-from batchbridge.cython_ext.send cimport Response, put
+from batchbridge.cython_ext.send cimport Response
+from batchbridge.cython_ext.text cimport put, put_number
 
 
 cdef extern from "<time.h>" nogil:
@@ -17,22 +18,6 @@ cdef extern from "<time.h>" nogil:
         int tm_year
     tm *gmtime_r(const time_t *, tm *) noexcept
     size_t strftime(char *, size_t, const char *, const tm *) noexcept
-
-
-cdef char *put_number(char *at, uint64_t number) noexcept nogil:
-    cdef char digits[20]
-    cdef int count = 0
-    while True:
-        digits[count] = <char>(c'0' + number % 10)
-        number //= 10
-        count += 1
-        if number == 0:
-            break
-    while count:
-        count -= 1
-        at[0] = digits[count]
-        at += 1
-    return at
 
 
 cdef char *write_http_head(const void *engine_data, char *at, const void *response_data) noexcept nogil:

@@ -34,6 +34,7 @@ from batchbridge.cython_ext.parse cimport (
 from batchbridge.cython_ext.ranges cimport Ranges
 from batchbridge.cython_ext.send cimport Response, respond
 from batchbridge.cython_ext.states cimport EVENT_OWED, EVENT_SENT
+from batchbridge.cython_ext.text cimport put, put_number
 
 
 cdef extern from "<stdio.h>" nogil:
@@ -64,6 +65,7 @@ cdef void describe(const Request *request, Response *response) noexcept nogil:
 cdef void describe_object(Engine *engine, Request *request, Response *response) noexcept nogil:
     """A cached object or a file: the whole, parts, or that it has not changed."""
     cdef CacheObject *object = request.object
+    cdef char *age
     response.status = object.status
     response.headers = object_header(object)
     response.headers_length = object.header_length
@@ -71,8 +73,8 @@ cdef void describe_object(Engine *engine, Request *request, Response *response) 
     response.body_length = object.payload_length
     response.extra = engine.lines
     if not object.flags & OBJECT_FILE:
-        response.extra_length = <uint32_t>snprintf(engine.lines, 40, b"Age: %llu\r\n", <unsigned long long>(
-            (engine.now_us - object.checked_us) // 1000000))
+        age = put_number(put(engine.lines, b"Age: ", 5), <uint64_t>((engine.now_us - object.checked_us) // 1000000))
+        response.extra_length = <uint32_t>(put(age, b"\r\n", 2) - engine.lines)
     if request.head.flags & (HEAD_CONDITIONAL | HEAD_RANGE) and object.status == 200:
         judge_object(engine, request, response)
     if response.content_length < 0:

@@ -4,17 +4,10 @@
 # loop's end. A large one, or one whose client reads slowly, becomes the connection's Output, one piece after the other;
 # nothing more is answered on that connection before it is through.
 from libc.stdint cimport int64_t, uint8_t, uint32_t, uint64_t
-from libc.string cimport memcpy
 
 from batchbridge.cython_ext.cache cimport CacheObject
 from batchbridge.cython_ext.core cimport Answer, Connection, Deferred, Engine, Request
 from batchbridge.cython_ext.multipart cimport Multipart
-
-
-cdef inline char *put(char *at, const char *text, uint32_t length) noexcept nogil:
-    if length:                  # memcpy wants two pointers even for nothing
-        memcpy(at, text, length)
-    return at + length
 
 
 # --- what a response consists of -------------------------------------------------------------------------------------

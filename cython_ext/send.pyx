@@ -18,6 +18,7 @@ from batchbridge.cython_ext.core cimport (
     Connection, Engine, Output)
 from batchbridge.cython_ext.multipart cimport Part, multipart_free
 from batchbridge.cython_ext.output cimport answer_hold, mark_dirty, output_new, output_step, set_deadline
+from batchbridge.cython_ext.text cimport put
 
 
 cdef enum:
