@@ -20,6 +20,7 @@ from batchbridge.cython_ext.core cimport (
     OUTCOME_HIT, Connection, Engine, Input, Request)
 from batchbridge.cython_ext.deferred cimport abandon_deferred
 from batchbridge.cython_ext.machine cimport resume_machine, run_machine
+from batchbridge.cython_ext.moments cimport earliest
 from batchbridge.cython_ext.openings cimport opening_leave
 from batchbridge.cython_ext.output cimport mark_dirty, mark_held, output_free, set_deadline
 from batchbridge.cython_ext.parse cimport Head
@@ -304,8 +305,7 @@ cdef void rearm(Engine *engine, Connection *connection) noexcept nogil:
     elif not is_blocked(engine, connection):
         # From when it began: a byte now and then must not keep it alive.
         connection.deadline_us = connection.input.began_us + engine.limits.header_timeout_us
-        if engine.next_deadline_us == 0 or connection.deadline_us < engine.next_deadline_us:
-            engine.next_deadline_us = connection.deadline_us
+        engine.next_deadline_us = earliest(engine.next_deadline_us, connection.deadline_us)
 
 
 cdef void received(Engine *engine, Connection *connection, const char *data, uint32_t length) noexcept nogil:
@@ -384,8 +384,7 @@ cdef void sweep(Engine *engine) noexcept nogil:
             continue
         if (connection.deadline_us > engine.now_us
                 or (connection.row and engine.tier.can_answer and answer_keeps_alive(engine, connection))):
-            if engine.next_deadline_us == 0 or connection.deadline_us < engine.next_deadline_us:
-                engine.next_deadline_us = connection.deadline_us
+            engine.next_deadline_us = earliest(engine.next_deadline_us, connection.deadline_us)
             continue
         connection.deadline_us = 0
         engine.counters.timed_out += 1

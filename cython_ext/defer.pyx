@@ -14,6 +14,7 @@ from batchbridge.cython_ext.bridge cimport (
 from batchbridge.cython_ext.cache cimport hash_bytes
 from batchbridge.cython_ext.core cimport Connection, Deferred, Engine, Request, Route
 from batchbridge.cython_ext.deferred cimport bucket_add, deferred_new, find_identical, settle
+from batchbridge.cython_ext.moments cimport earliest
 from batchbridge.cython_ext.parse cimport (
     HEAD_CREDENTIALS, HEAD_KEEP_ALIVE, HEADER_REFERER, HEADER_USER_AGENT, METHOD_GET, Head, Slice, next_header,
     request_line_length)
@@ -164,8 +165,7 @@ cdef void fill_record(Engine *engine, Connection *connection, const Request *req
     deferred.deadline_us = 0
     if route.policy.timeout_us:
         deferred.deadline_us = engine.now_us + route.policy.timeout_us
-        if engine.next_deadline_us == 0 or deferred.deadline_us < engine.next_deadline_us:
-            engine.next_deadline_us = deferred.deadline_us
+        engine.next_deadline_us = earliest(engine.next_deadline_us, deferred.deadline_us)
     deferred.method = head.method
     deferred.version_minor = head.version_minor
     deferred.keep_alive = head.flags & HEAD_KEEP_ALIVE != 0

@@ -17,6 +17,7 @@ from batchbridge.cython_ext.bridge cimport (
 from batchbridge.cython_ext.core cimport ANSWER_LANE, Answer, Deferred, Engine, Route
 from batchbridge.cython_ext.defer cimport queue_trim
 from batchbridge.cython_ext.deferred cimport answer_by_status, bucket_remove, deferred_at, mark_ready, settle
+from batchbridge.cython_ext.moments cimport earliest
 from batchbridge.cython_ext.output cimport answer_drop, answer_hold, answer_new
 
 
@@ -124,7 +125,7 @@ cdef uint32_t dispatch_route(Engine *engine, int number) noexcept nogil:
     cdef Route *route = &engine.routes[number]
     cdef uint32_t left = 0, size, reason = 0
     cdef int64_t wait_us
-    cdef uint64_t oldest_us, deadline_us
+    cdef uint64_t oldest_us
     cdef const Item *oldest
     cdef bint is_free
     while route.waiting:
@@ -136,12 +137,9 @@ cdef uint32_t dispatch_route(Engine *engine, int number) noexcept nogil:
                       &reason, &wait_us)
         if size == 0:
             if wait_us >= 0:
-                deadline_us = engine.now_us + <uint64_t>wait_us
-                if engine.batch_deadline_us == 0 or deadline_us < engine.batch_deadline_us:
-                    engine.batch_deadline_us = deadline_us
-            if route.policy.queue_timeout_us and (
-                    engine.next_deadline_us == 0 or route.expiry_us < engine.next_deadline_us):
-                engine.next_deadline_us = route.expiry_us
+                engine.batch_deadline_us = earliest(engine.batch_deadline_us, engine.now_us + <uint64_t>wait_us)
+            if route.policy.queue_timeout_us:
+                engine.next_deadline_us = earliest(engine.next_deadline_us, route.expiry_us)
             break
         left += leave(engine, route, number, min(size, route.policy.max_batch_size), reason)
     return left
@@ -262,7 +260,7 @@ cdef void expire_deferred(Engine *engine) noexcept nogil:
             continue
         if deferred.deadline_us <= engine.now_us:
             answer_by_status(engine, deferred, STATUS_TIMEOUT)
-        elif engine.next_deadline_us == 0 or deferred.deadline_us < engine.next_deadline_us:
-            engine.next_deadline_us = deferred.deadline_us
+        else:
+            engine.next_deadline_us = earliest(engine.next_deadline_us, deferred.deadline_us)
     for number in range(engine.route_count):
         expire_queue(engine, &engine.routes[number])

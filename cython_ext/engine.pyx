@@ -34,6 +34,7 @@ from batchbridge.cython_ext.files cimport files_free, files_prepare, files_prete
 from batchbridge.cython_ext.fills cimport fills_free
 from batchbridge.cython_ext.heads cimport heads_prepare, heads_tick
 from batchbridge.cython_ext.http cimport http_protocol
+from batchbridge.cython_ext.moments cimport earliest
 from batchbridge.cython_ext.openings cimport openings_collect, openings_end, openings_free
 from batchbridge.cython_ext.publish cimport publish_purged
 from batchbridge.cython_ext.purge cimport cache_purge
@@ -86,13 +87,6 @@ cdef bint turn_goes_on(Engine *engine) noexcept nogil:
     if engine.stopping:
         return False
     return not engine.draining or engine.open_connections > 0
-
-
-cdef uint64_t earliest(uint64_t one, uint64_t other) noexcept nogil:
-    """The earlier of two moments, where 0 is no moment."""
-    if one == 0 or other == 0:
-        return one + other
-    return min(one, other)
 
 
 cdef int64_t turn_wait_us(Engine *engine) noexcept nogil:

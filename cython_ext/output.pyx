@@ -22,6 +22,7 @@ from batchbridge.cython_ext.fills cimport (
 from batchbridge.cython_ext.fragments cimport (
     FRAGMENT_PRESENT, Fragment, Fragments, fragment_at, fragment_of, fragment_over, fragment_pin, fragment_place,
     fragment_unpin, fragments_with_head)
+from batchbridge.cython_ext.moments cimport earliest
 from batchbridge.cython_ext.multipart cimport Part, multipart_free
 
 
@@ -98,8 +99,7 @@ cdef void mark_held(Engine *engine, Connection *connection) noexcept nogil:
 
 cdef void set_deadline(Engine *engine, Connection *connection, uint64_t timeout_us) noexcept nogil:
     connection.deadline_us = engine.now_us + timeout_us
-    if engine.next_deadline_us == 0 or connection.deadline_us < engine.next_deadline_us:
-        engine.next_deadline_us = connection.deadline_us
+    engine.next_deadline_us = earliest(engine.next_deadline_us, connection.deadline_us)
 
 
 # --- the Output ------------------------------------------------------------------------------------------------------
