@@ -246,7 +246,15 @@ class Config:
         "limits", "count", 16, "Parts of an answer to a request for several ranges; more get the whole.", 1, 64
     )
     accept_backlog: int = _option("limits", "count", 4096, "Connections that may wait to be accepted.", 1, 65_535)
+    kernel_requests_min: int = _option(
+        "limits", "count", 8, "Where connections bring fewer requests on average, the engine kernel keeps new ones "
+        "from its kernel side; 0: it never does.", 0, 1_000_000,
+    )  # fmt: skip
 
+    accept_defer_s: float = _option(
+        "timeouts", "seconds", 1.0, "A connection that sends nothing is accepted after this, rounded up to a time-out "
+        "of TCP's (1, 3, 7, 15 s, ...); 0 accepts it at once.", 0.0, 60.0,
+    )  # fmt: skip
     idle_timeout_s: float = _option(
         "timeouts", "seconds", 75.0, "A connection without a request under way is closed after this.", 0.01, DAY_S
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import resource
 import signal
@@ -92,6 +93,8 @@ def listen_at(address: Address, port: int, config: Config) -> socket.socket:
         # Accepted sockets inherit both.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_SIZE_BYTES_MAX)
+        # A connection is accepted together with its first request: nothing has to wait for that in between.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_DEFER_ACCEPT, math.ceil(config.accept_defer_s))
         listener.bind(where)
         listener.listen(config.accept_backlog)
     except OSError as error:

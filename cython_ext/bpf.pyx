@@ -102,6 +102,7 @@ cdef class KernelSide:
     """One engine's kernel side: loaded, mapped, and attached to the listeners given by their descriptors.
 
     `sqpoll`: the core whose kernel thread sends what the kernel side answers by itself; None: user mode answers all.
+    `requests_min`: what connections must bring on average to be taken over; 0: they always are.
     EngineError, with libbpf's or the kernel's reason, where it cannot be.
     """
     cdef Tier tier
@@ -109,14 +110,17 @@ cdef class KernelSide:
     cdef bpf_link *link
     cdef list mapped                # (address, size) pairs
 
-    def __cinit__(self, uint32_t connections, uint64_t ring_size_bytes, listeners, sqpoll=None):
+    def __cinit__(self, uint32_t connections, uint64_t ring_size_bytes, listeners, sqpoll=None,
+                  uint32_t requests_min=0):
         self.mapped = []
         self.tier.sender.fd = -1
 
-    def __init__(self, uint32_t connections, uint64_t ring_size_bytes, listeners, sqpoll=None):
+    def __init__(self, uint32_t connections, uint64_t ring_size_bytes, listeners, sqpoll=None,
+                 uint32_t requests_min=0):
         # A closed socket may keep its row for as long as TCP still has something to do for it.
         self.tier.row_count = min(<uint32_t>BB_ROWS_MAX, 2 * connections)
         self.tier.can_answer = sqpoll is not None
+        self.tier.requests_min = requests_min
         self.load(ring_size_bytes)
         self.map_all(ring_size_bytes)
         if self.tier.can_answer:
@@ -249,7 +253,8 @@ cdef class KernelSide:
         return {"records": tier.words.records, "packets": tier.words.packets, "hits": tier.words.hits,
                 "known": tier.known, "stale": tier.words.stale, "overlaps": tier.words.overlaps,
                 "nested": tier.words.nested, "wakes": tier.words.wakes,
-                "connections": tier.words.opened, "untracked": tier.words.untracked, "spills": tier.words.spills,
+                "connections": tier.words.opened, "untracked": tier.words.untracked,
+                "left": tier.words.left, "spills": tier.words.spills,
                 "drained_bytes": tier.drained_bytes, "gaps": tier.gaps, "gaps_awaited": tier.gaps_awaited,
                 "images": tier.words.image_count,
                 "rows_in_use": tier.row_count - (tier.free_rows.tail - tier.free_rows.head),

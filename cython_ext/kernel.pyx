@@ -15,7 +15,7 @@ from batchbridge.cython_ext.answer cimport answer_log, answer_settle, answer_sle
 from batchbridge.cython_ext.connection cimport received
 from batchbridge.cython_ext.core cimport Connection, Engine
 from batchbridge.cython_ext.publish cimport recognised
-from batchbridge.cython_ext.rows cimport meet_waiting, row_closed, row_opened
+from batchbridge.cython_ext.rows cimport meet_waiting, row_closed, row_opened, weigh_connections
 from batchbridge.cython_ext.spills cimport (
     await_gap, connection_of, drain_all, fill_gap, hand_on_end, keep, mark_draining)
 from batchbridge.cython_ext.tier cimport *
@@ -146,6 +146,8 @@ cdef void tier_consume(Engine *engine, Tier *tier) noexcept nogil:
     cdef char *at
     cdef bint has_seen_all = True
     tier.is_held = False
+    if engine.now_us >= tier.weigh_us:
+        weigh_connections(engine, tier)
     while tier.consumed != end:
         at = tier.records + (tier.consumed & tier.record_mask)
         header = bb_load_acquire(<const uint32_t *>at)

@@ -193,6 +193,20 @@ cdef class MemorySide:
 
     # --- figures ---
 
+    @property
+    def requests_min(self):
+        """What connections must bring on average to be taken over."""
+        return self.tier.requests_min
+
+    @requests_min.setter
+    def requests_min(self, uint32_t count):
+        self.tier.requests_min = count
+
+    @property
+    def leaves_connections(self):
+        """Whether new connections are not to be taken over."""
+        return self.tier.words.leaves_connections != 0
+
     def is_paused(self, uint32_t number):
         """Whether the row's bytes are to stay in its socket."""
         return self.row(number).pause != 0

@@ -17,5 +17,8 @@ cdef void tier_left(Tier *tier, Connection *connection) noexcept nogil
 cdef void row_opened(Tier *tier, const bb_record *record) noexcept nogil
 cdef void row_closed(Engine *engine, Tier *tier, uint32_t row) noexcept nogil
 
+# Tells the kernel side whether to take new connections over.
+cdef void weigh_connections(Engine *engine, Tier *tier) noexcept nogil
+
 # Connections whose cookie is known and, if it was told, their rows. has_seen_all: those without a row have none.
 cdef void meet_waiting(Engine *engine, Tier *tier, bint has_seen_all) noexcept nogil

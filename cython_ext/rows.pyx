@@ -22,8 +22,14 @@ from batchbridge.cython_ext.tier cimport *
 
 
 cdef extern from "compat.h" nogil:
+    void bb_store_relaxed(uint32_t *, uint32_t) noexcept
     void bb_store_release(uint32_t *, uint32_t) noexcept
     void bb_store_release_signed(int32_t *, int32_t) noexcept
+
+
+cdef enum:
+    WEIGH_US = 1000000
+    WEIGHED_CONNECTIONS_MIN = 64    # fewer in that time cost nothing
 
 
 # --- memory ----------------------------------------------------------------------------------------------------------
@@ -140,6 +146,22 @@ cdef void tier_left(Tier *tier, Connection *connection) noexcept nogil:
     state.was_left = 1
     forget_kept(state)
     tier.rows[row].pause = 0
+
+
+# --- whether to take rows at all ------------------------------------------------------------------------------------
+
+cdef void weigh_connections(Engine *engine, Tier *tier) noexcept nogil:
+    """Are new connections to be taken over? A row is set up and taken down for each, and it takes some requests to pay
+    for that. All requests of the last second count, so one connection that lasts outweighs many that do not; and where
+    few connections come, it does not matter what they cost."""
+    cdef uint64_t requests = engine.counters.requests + tier.words.answered
+    cdef uint64_t came = requests - tier.weighed_requests
+    cdef uint64_t accepted = engine.counters.accepted - tier.weighed_accepted
+    bb_store_relaxed(&tier.words.leaves_connections,
+                     accepted >= WEIGHED_CONNECTIONS_MIN and came < tier.requests_min * accepted)
+    tier.weigh_us = engine.now_us + WEIGH_US
+    tier.weighed_requests = requests
+    tier.weighed_accepted = engine.counters.accepted
 
 
 # --- connections and their rows --------------------------------------------------------------------------------------

@@ -71,9 +71,11 @@ cdef extern from "shared.h" nogil:
     ctypedef struct bb_words:
         uint32_t sleeps, image_count, answering, tells_answers, sends_head_at, sends_tail_at, sends_flags_at
         uint32_t polled_rows[1]
+        uint32_t leaves_connections
         uint32_t spills, lost_closes, opened, untracked
         uint64_t records, patient_records, packets, hits, stale, overlaps, nested
         uint64_t answered, answered_request_bytes, answered_bytes, owed, unsent, outdated, crowded, doorbells, wakes
+        uint64_t left
     uint64_t bb_fold(uint64_t, uint64_t) noexcept
     uint64_t bb_fold_lanes(uint64_t, uint64_t, uint64_t, uint64_t) noexcept
     uint32_t bb_send_row(uint64_t) noexcept
@@ -176,6 +178,11 @@ cdef struct Tier:
     uint32_t spills_seen
     uint32_t lost_closes_seen
     uint64_t consumed               # bytes of the ring
+    # Whether connections are worth taking over (rows.pyx).
+    uint32_t requests_min           # that they must bring on average; 0: they always are
+    uint64_t weigh_us               # when that is judged again; and counts when it was judged last
+    uint64_t weighed_requests
+    uint64_t weighed_accepted
     # What is published.
     # By image: its answer, one of whose references is the image's; NULL: withdrawn. A purge goes through all of them.
     CacheObject **objects

@@ -169,7 +169,8 @@ cdef class UringEngine(EngineThread):
             # Not every build has it.
             from batchbridge.cython_ext.bpf import KernelSide
             self.kernel_side = KernelSide(settings["max_connections"], settings["kernel_ring_size_bytes"],
-                                          [listener.fileno() for listener in listeners], settings["sqpoll"])
+                                          [listener.fileno() for listener in listeners], settings["sqpoll"],
+                                          settings["kernel_requests_min"])
             self.engine.tier = <Tier *><size_t>self.kernel_side.tier_address
 
     def stats(self):

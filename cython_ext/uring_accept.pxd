@@ -17,6 +17,9 @@ cdef void close_surplus(Uring *driver) noexcept nogil
 # A completion of that listener's accept.
 cdef void on_accept(Engine *engine, uint32_t listener, int result, uint32_t flags) noexcept nogil
 
+# A connection's peer, by a system call.
+cdef void ask_peer_name(Connection *connection) noexcept nogil
+
 # A connection's peer, as the ring has told it: from the first bytes on it is known.
 cdef void take_peer_name(Connection *connection, const char *name) noexcept nogil
 

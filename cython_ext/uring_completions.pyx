@@ -26,7 +26,7 @@ from batchbridge.cython_ext.rows cimport tier_cookie_known
 from batchbridge.cython_ext.send cimport send_fell_short
 from batchbridge.cython_ext.spills cimport tier_pause, tier_resume
 from batchbridge.cython_ext.tier cimport Tier
-from batchbridge.cython_ext.uring_accept cimport on_accept, peer_name, take_peer_name
+from batchbridge.cython_ext.uring_accept cimport ask_peer_name, on_accept, peer_name, take_peer_name
 from batchbridge.cython_ext.uring_close cimport close_if_over, close_slot, driver_tear_down, on_close
 from batchbridge.cython_ext.uring_operations cimport *
 from batchbridge.cython_ext.uring_send cimport on_zero_copy
@@ -63,6 +63,8 @@ cdef void driver_resume(Engine *engine, Connection *connection) noexcept nogil:
     if connection.row:
         tier_resume(engine.tier, connection)
     elif not connection.flags & IS_RECEIVING:
+        if connection.family == 0 and not driver_of(engine).is_direct:
+            ask_peer_name(connection)       # one that has no row, which would have said it
         arm_receive(driver_of(engine), connection)
 
 

@@ -40,7 +40,8 @@ static __always_inline void write_peer(struct bpf_sock_ops *event, bb_peer *peer
     }
 }
 
-/* Takes the connection over; where that is not possible it stays an ordinary one, whose bytes user mode receives. */
+/* Takes the connection over; where that is not possible, or not wanted, it stays an ordinary one, whose bytes user mode
+ * receives. */
 static __always_inline void opened(struct bpf_sock_ops *event, bb_words *shared) {
     uint64_t cookie = bpf_get_socket_cookie(event);
     struct tcp_sock *tcp;
@@ -50,6 +51,10 @@ static __always_inline void opened(struct bpf_sock_ops *event, bb_words *shared)
     uint32_t row_number;
     bb_row *row;
     if (!socket) return;
+    if (*(volatile uint32_t *)&shared->leaves_connections) {
+        count(&shared->left);
+        return;
+    }
     tcp = bpf_skc_to_tcp_sock(socket);
     if (!tcp) return;
     record = bpf_ringbuf_reserve(&records, sizeof *record, 0);

@@ -189,7 +189,8 @@ typedef struct {
     uint32_t tells_answers;
     uint32_t sends_head_at, sends_tail_at, sends_flags_at; /* of bb_send_ring.words */
     uint32_t polled_rows[BB_POLLED_ROWS_MAX]; /* + 1: user mode polls their sockets, whose packets wake it */
-    uint32_t padding1[5];
+    uint32_t leaves_connections;                  /* new ones are not to be taken over */
+    uint32_t padding1[4];
     /* Written by the kernel side. */
     uint32_t spills;      /* connections that began to go through their socket */
     uint32_t lost_closes; /* BB_CLOSED that found the ring full: rows are to be looked through */
@@ -212,6 +213,7 @@ typedef struct {
     uint64_t crowded;  /* no room in the send buffer, or in a ring */
     uint64_t doorbells;
     uint64_t wakes; /* of user mode, by an interrupt */
+    uint64_t left;  /* connections that were not taken over, as user mode said */
 } bb_words;
 
 /* 64-bit hash of an image, four lanes wide: words by fours, missing ones 0. */

@@ -101,6 +101,31 @@ def test_addresses_are_told(server: bb.Server) -> None:
                 assert own[0] in told and str(own[1]) in told
 
 
+def test_connections_of_few_requests_are_left_to_user_mode(root: Path) -> None:
+    """They are served as any others, and their addresses told; where few come again, they get rows again."""
+    server = make_server("kernel", root=str(root), kernel_requests_min=8)
+    server.batch("/who")(lambda batch: [str(request.client) for request in batch])
+
+    def short() -> None:
+        for _ in range(40):
+            with Client(server.url) as client:
+                assert client.ask("GET", "/a", ("Connection", "close")).body == FILES["a"]
+
+    def gets_a_row() -> bool:
+        before = side(server)["connections"]
+        with Client(server.url) as client:
+            assert client.ask("GET", "/b").body == FILES["b"]
+        return side(server)["connections"] > before
+
+    with running(server):
+        await_true(lambda: short() or side(server)["left"] > 0)
+        with Client(server.url) as client:
+            assert client.socket.getsockname()[0] in client.ask("GET", "/who").body.decode()
+            seen = side(server)
+            assert seen["connections"] + seen["left"] == server.stats()["connections"]["accepted"]
+        await_true(lambda: time.sleep(1.1) or gets_a_row())
+
+
 @pytest.mark.parametrize("threads", [2, 3])
 def test_engine_threads_have_a_kernel_side_each(root: Path, threads: int) -> None:
     with running(echoing(make_server("kernel", root=str(root), engine_threads=threads))) as server:

@@ -27,6 +27,9 @@ from .skips import skip
 
 ENGINES = ("kernel", "io_uring", "epoll")
 
+#: Most tests have many connections of few requests, and are about the kernel side.
+ALL_TAKEN_OVER = ("--kernel-requests-min", "0")
+
 #: How long the command may take to start or, once told, to end.
 COMMAND_PATIENCE_S = 20.0
 
@@ -70,7 +73,8 @@ def engine(request: pytest.FixtureRequest) -> str:
 
 
 def config(engine: str, **settings: Any) -> bb.Config:
-    return bb.Config(**{"bind": ("127.0.0.1:0",), "engine": engine, "drain_timeout_s": 5.0, **settings})
+    defaults = {"bind": ("127.0.0.1:0",), "engine": engine, "drain_timeout_s": 5.0, "kernel_requests_min": 0}
+    return bb.Config(**{**defaults, **settings})
 
 
 def make_server(engine: str, *, lifespan: Any = None, **settings: Any) -> bb.Server:
@@ -138,7 +142,7 @@ class Command:
         chosen = () if engine is None else ("--engine", engine)
         with self.out.open("wb") as out, self.err.open("wb") as err:
             self.process = subprocess.Popen(
-                [*before, *command_line("serve"), *map(str, arguments), "--bind", bind, *chosen],
+                [*before, *command_line("serve"), *ALL_TAKEN_OVER, *map(str, arguments), "--bind", bind, *chosen],
                 cwd=folder,
                 stdin=subprocess.DEVNULL,
                 stdout=out,

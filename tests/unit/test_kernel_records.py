@@ -242,3 +242,43 @@ def test_any_order_of_events(side: MemorySide, loop: Loop, seed: int) -> None:
             got += wire.bodies
     assert answered == [[b"%d" % number for number in numbers] for numbers in asked]
     assert all(loop.engine.is_finished(wire.client) for wire in wires)
+
+
+# --- whether connections are worth a row ------------------------------------------------------------------------------
+
+
+def come(loop: Loop, connections: int, requests: int) -> None:
+    """So many connections, of so many requests each."""
+    for _ in range(connections):
+        loop.connect(ask(0) * requests)
+    loop.settle()
+
+
+@pytest.mark.parametrize(
+    ("least", "connections", "requests", "leaves"),
+    [(4, 64, 3, True), (4, 64, 4, False), (4, 63, 1, False), (0, 200, 1, False), (1, 200, 1, False)],
+)
+def test_connections_of_few_requests_are_left_to_user_mode(
+    side: MemorySide, loop: Loop, least: int, connections: int, requests: int, leaves: bool
+) -> None:
+    turn(side, loop)
+    side.requests_min = least
+    come(loop, connections, requests)
+    turn(side, loop, 500_000)
+    assert not side.leaves_connections
+    turn(side, loop, 500_001)
+    assert side.leaves_connections == leaves
+    turn(side, loop, 1_000_001)
+    assert not side.leaves_connections
+
+
+def test_one_connection_that_lasts_outweighs_many_that_do_not(side: MemorySide, loop: Loop) -> None:
+    side.requests_min = 4
+    lasting = loop.connect(ask(0))
+    turn(side, loop, 1_000_001)
+    come(loop, 100, 1)
+    for _ in range(10):
+        loop.send(lasting, ask(0) * 30)
+        loop.settle()
+    turn(side, loop, 1_000_001)
+    assert not side.leaves_connections
