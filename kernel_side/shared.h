@@ -189,7 +189,7 @@ typedef struct {
     uint32_t tells_answers;
     uint32_t sends_head_at, sends_tail_at, sends_flags_at; /* of bb_send_ring.words */
     uint32_t polled_rows[BB_POLLED_ROWS_MAX]; /* + 1: user mode polls their sockets, whose packets wake it */
-    uint32_t leaves_connections;                  /* new ones are not to be taken over */
+    uint32_t leaves_connections;              /* new ones are not to be taken over */
     uint32_t padding1[4];
     /* Written by the kernel side. */
     uint32_t spills;      /* connections that began to go through their socket */
