@@ -41,6 +41,8 @@ def fit_descriptors(config: Config) -> Config:
         return config
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     lowered = max(1, hard - DESCRIPTORS_BESIDE)
+    if lowered >= config.max_connections:
+        return config
     logger.warning("the limit of %d open files allows %d connections, not %d", hard, lowered, config.max_connections)
     return config.replace(max_connections=lowered)
 

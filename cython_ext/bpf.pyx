@@ -237,7 +237,10 @@ cdef class KernelSide:
         cgroup = bb_cgroup_root()
         for folder in CGROUP_FOLDERS:       # where there is no CAP_SYS_ADMIN to mount it anew
             if cgroup < 0 and os.path.exists(os.path.join(folder, "cgroup.controllers")):
-                cgroup = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                try:
+                    cgroup = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                except OSError as error:
+                    cgroup = -error.errno
         if cgroup < 0:
             raise EngineError(f"the cgroup tree cannot be opened: {os.strerror(-cgroup)}")
         self.link = bpf_program__attach_cgroup(

@@ -103,6 +103,7 @@ cdef extern from "<liburing.h>" nogil:
 # A ring with its provided receive buffers.
 cdef struct Ring:
     io_uring uring
+    bint is_open
     io_uring_buf_ring *buffer_ring
     char *buffers
     uint32_t buffer_count           # a power of two
@@ -117,6 +118,8 @@ cdef enum:
 
 # Sets up a ring with SINGLE_ISSUER and DEFER_TASKRUN (Linux 6.1) that only the calling thread will use. 0 or -errno.
 cdef int ring_open(Ring *ring, uint32_t entries, uint32_t completion_entries) noexcept nogil
+
+# Also of a ring that could not be opened, or is nothing but zeros.
 cdef void ring_close(Ring *ring) noexcept nogil
 
 # Provides `count` (a power of two) receive buffers of one size. 0 or -errno.

@@ -3,7 +3,7 @@
 Rules: one thread sets a ring up, submits, and reaps (SINGLE_ISSUER); completions are made when that thread asks for
 them (DEFER_TASKRUN), so nothing interrupts it, and what came meanwhile arrives as one batch. Functions return -errno.
 """
-from libc.errno cimport EINTR, ENOMEM, ETIME
+from libc.errno cimport EINTR, EMFILE, ENOMEM, ETIME
 from libc.stdint cimport int64_t, uint32_t
 from libc.stdlib cimport free
 from libc.string cimport memset
@@ -45,11 +45,15 @@ cdef int ring_open(Ring *ring, uint32_t entries, uint32_t completion_entries) no
     result = io_uring_queue_init_params(entries, &ring.uring, &parameters)
     if result == 0:
         io_uring_register_ring_fd(&ring.uring)
+        ring.is_open = True
     return result
 
 
 cdef void ring_close(Ring *ring) noexcept nogil:
+    if not ring.is_open:
+        return      # its descriptor is 0, which is somebody else's
     io_uring_queue_exit(&ring.uring)
+    ring.is_open = False
     if ring.buffers is not NULL:
         munmap(ring.buffers, <size_t>ring.buffer_count * ring.buffer_size_bytes)
     free(ring.buffer_ring)
@@ -207,13 +211,17 @@ def probe() -> dict:
     found = dict.fromkeys(("single_issuer", "defer_taskrun", "buffer_ring", "multishot_accept_direct", "multishot_recv",
                            "send_zc", "socket_cmd", "registered_buffers"), False)
     found["ring_error"] = ""
+    cdef int files = io_uring_register_files_sparse(&ring.uring, 8) if result == 0 else 0
+    if files == -EMFILE:                # said of a limit, and not of this kernel
+        ring_close(&ring)
+        result = files
     if result < 0:
         import os
         found["ring_error"] = os.strerror(-result)
         return found
     found["single_issuer"] = True
     found["defer_taskrun"] = True
-    found["multishot_accept_direct"] = io_uring_register_files_sparse(&ring.uring, 8) == 0
+    found["multishot_accept_direct"] = files == 0
     found["buffer_ring"] = ring_provide(&ring, 8, 2048) == 0
     found["send_zc"] = bool(opcode_supported(IORING_OP_SEND_ZC))
     if found["buffer_ring"]:

@@ -197,8 +197,9 @@ cdef void meet_waiting(Engine *engine, Tier *tier, bint has_seen_all) noexcept n
             forget_waiting(tier, index)
             meet(engine, tier, connection, row)
         elif has_seen_all:
-            # An ordinary connection: resume lets the driver receive.
+            # An ordinary connection: resume lets the driver receive. It is not looked for again.
             forget_waiting(tier, index)
+            tier.cookies[connection.index] = 0
             if connection.state != CONNECTION_CLOSES:
                 engine.driver.resume(engine, connection)
         else:

@@ -210,15 +210,15 @@ cdef class UringEngine(EngineThread):
         # The kernel side's sockets are read by plain calls, too, where its ring was full.
         driver.is_direct = self.settings["has_socket_command"] and engine.tier is NULL
         driver.slot_flag = IOSQE_FIXED_FILE if driver.is_direct else 0
-        driver.peer_names = <char *>calloc(engine.limits.connections_max, PEER_NAME_SIZE_BYTES)
-        driver.suspects = <uint32_t *>calloc(engine.limits.connections_max, sizeof(uint32_t))
-        driver.is_suspect = <uint8_t *>calloc(engine.limits.connections_max, 1)
-        if driver.peer_names is NULL or driver.suspects is NULL or driver.is_suspect is NULL:
-            raise MemoryError
         for listener in self.listeners[:LISTENERS_MAX]:
             add_listener(driver, listener.fileno(), listener.family)
         self.fill_driver()
         try:
+            driver.peer_names = <char *>calloc(engine.limits.connections_max, PEER_NAME_SIZE_BYTES)
+            driver.suspects = <uint32_t *>calloc(engine.limits.connections_max, sizeof(uint32_t))
+            driver.is_suspect = <uint8_t *>calloc(engine.limits.connections_max, 1)
+            if driver.peer_names is NULL or driver.suspects is NULL or driver.is_suspect is NULL:
+                raise MemoryError
             self.open_ring(driver)
             if self.settings["has_zero_copy"]:
                 register_memory(engine, driver)

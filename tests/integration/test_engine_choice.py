@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -130,3 +131,41 @@ def test_three_capabilities_are_enough(folder: Path) -> None:
         assert ask(command.url, "GET", "/a").body == b"a"
         assert command.stats().get("kernel_side", {}).get("connections", 0) == (1 if is_mounted else 0)
         assert command.terminate() == 0
+
+
+#: Starts a server with ever more descriptors to spare, each time in a fork, since a hard limit cannot be raised again.
+STARVED = """
+import os, resource, sys
+import batchbridge as bb
+
+def attempt(spare):
+    server = bb.Server(config=bb.Config(bind=("127.0.0.1:0",), root=".", engine=sys.argv[1], max_connections=1))
+    limit = len(os.listdir("/proc/self/fd")) - 1 + spare
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+    try:
+        with server.running():
+            said = "served"
+    except (bb.BatchBridgeError, OSError) as error:
+        said = str(error)
+    os.fstat(0)
+    return said
+
+for spare in range(30):
+    child = os.fork()
+    if child == 0:
+        print(attempt(spare), flush=True)
+        os._exit(0)
+    if os.waitpid(child, 0)[1]:
+        sys.exit(f"with {spare} descriptors to spare")
+"""
+
+
+def test_without_descriptors_it_says_so_and_closes_nobody_elses(engine: str, folder: Path) -> None:
+    command = [sys.executable, "-P", "-c", STARVED, engine]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=60, check=False)
+    said = done.stdout.splitlines()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(said) == 30 and said[-1] == "served"
+    refused = said[: said.index("served")]
+    assert refused and set(said[len(refused) :]) == {"served"}
+    assert all("many open files" in line or "Invalid argument" in line for line in refused), refused
