@@ -155,7 +155,6 @@ cdef int trial_open(Trial *trial) noexcept nogil:
     trial.listener = -1
     result = ring_open(&trial.ring, 16, 64)
     if result < 0:
-        trial.ring.uring.ring_fd = -1
         return result
     memory = mmap(NULL, BUFFER_SIZE_BYTES, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
     if memory == MAP_FAILED:
@@ -171,10 +170,9 @@ cdef int trial_open(Trial *trial) noexcept nogil:
 cdef void trial_close(Trial *trial) noexcept nogil:
     if trial.listener >= 0:
         close(trial.listener)
-    if trial.ring.uring.ring_fd >= 0:
-        if trial.buffer is not NULL:
-            ring_set_buffer(&trial.ring, 0, NULL, 0)
-        ring_close(&trial.ring)
+    if trial.ring.is_open and trial.buffer is not NULL:
+        ring_set_buffer(&trial.ring, 0, NULL, 0)
+    ring_close(&trial.ring)
     if trial.buffer is not NULL:
         munmap(trial.buffer, BUFFER_SIZE_BYTES)
 
