@@ -34,8 +34,9 @@ dev:
 	@echo 'Ready: .venv/bin/batchbridge'
 
 # What needs no quiet machine runs on all processors at once, the rest by itself.
-TESTS_TOGETHER := $(addprefix tests/,unit conformance differential typing)
-TESTS_ALONE := $(addprefix tests/,integration kernel)
+TESTS_TOGETHER := $(addprefix tests/,unit conformance differential typing) $(patsubst %,tests/integration/test_%.py,\
+	answer_cache asgi client_share clients fallbacks handlers large_answers line_protocol state_tables upstream wsgi)
+TESTS_ALONE := $(filter-out $(TESTS_TOGETHER),$(wildcard tests/integration/test_*.py)) tests/kernel
 
 test:
 	@tools/setup.sh test
