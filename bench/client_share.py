@@ -137,7 +137,9 @@ def measure(recordings: list[dict[str, Any]], options: argparse.Namespace, per_c
         Path(root, "objects").mkdir()
         for target, body in zip(targets, bodies, strict=True):
             Path(root + target).write_bytes(body)
-        server = bb.Server(config=bb.Config(root=root, bind=("127.0.0.1:0",), engine="kernel"))
+        # 0: else connections of one request would soon be kept from the kernel side.
+        config = bb.Config(root=root, bind=("127.0.0.1:0",), engine="kernel", kernel_requests_min=0)
+        server = bb.Server(config=config)
         with server.running():
             host, _, port = server.url.removeprefix("http://").rpartition(":")
             visitors = [Visitor(recording, (host, int(port)), per_connection) for recording in recordings]

@@ -28,7 +28,7 @@ cdef extern from "compat.h" nogil:
 
 
 cdef enum:
-    WEIGH_US = 1000000
+    WEIGH_US = 500000
     WEIGHED_CONNECTIONS_MIN = 64    # fewer in that time cost nothing
 
 
@@ -151,17 +151,19 @@ cdef void tier_left(Tier *tier, Connection *connection) noexcept nogil:
 # --- whether to take rows at all ------------------------------------------------------------------------------------
 
 cdef void weigh_connections(Engine *engine, Tier *tier) noexcept nogil:
-    """Are new connections to be taken over? A row is set up and taken down for each, and it takes some requests to pay
-    for that. All requests of the last second count, so one connection that lasts outweighs many that do not; and where
-    few connections come, it does not matter what they cost."""
+    """Are new connections to be taken over, by those that ended since the last time? A row is set up and taken down for
+    each, and it takes some requests to pay for that. All requests since then count, so one connection that lasts
+    outweighs many that do not; and where few connections end, it does not matter what they cost. Once says nothing: all
+    of a proxy's connections may have ended, to be made anew."""
     cdef uint64_t requests = engine.counters.requests + tier.words.answered
     cdef uint64_t came = requests - tier.weighed_requests
-    cdef uint64_t accepted = engine.counters.accepted - tier.weighed_accepted
-    bb_store_relaxed(&tier.words.leaves_connections,
-                     accepted >= WEIGHED_CONNECTIONS_MIN and came < tier.requests_min * accepted)
+    cdef uint64_t ended = engine.counters.closed - tier.weighed_closed
+    cdef bint are_short = ended >= WEIGHED_CONNECTIONS_MIN and came < tier.requests_min * ended
+    bb_store_relaxed(&tier.words.leaves_connections, are_short and tier.were_short)
+    tier.were_short = are_short
     tier.weigh_us = engine.now_us + WEIGH_US
     tier.weighed_requests = requests
-    tier.weighed_accepted = engine.counters.accepted
+    tier.weighed_closed = engine.counters.closed
 
 
 # --- connections and their rows --------------------------------------------------------------------------------------

@@ -182,7 +182,8 @@ cdef struct Tier:
     uint32_t requests_min           # that they must bring on average; 0: they always are
     uint64_t weigh_us               # when that is judged again; and counts when it was judged last
     uint64_t weighed_requests
-    uint64_t weighed_accepted
+    uint64_t weighed_closed
+    bint were_short                 # connections, when that was judged last
     # What is published.
     # By image: its answer, one of whose references is the image's; NULL: withdrawn. A purge goes through all of them.
     CacheObject **objects

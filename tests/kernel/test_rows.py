@@ -123,7 +123,7 @@ def test_connections_of_few_requests_are_left_to_user_mode(root: Path) -> None:
             assert client.socket.getsockname()[0] in client.ask("GET", "/who").body.decode()
             seen = side(server)
             assert seen["connections"] + seen["left"] == server.stats()["connections"]["accepted"]
-        await_true(lambda: time.sleep(1.1) or gets_a_row())
+        await_true(lambda: time.sleep(0.6) or gets_a_row())
 
 
 @pytest.mark.parametrize("threads", [2, 3])
